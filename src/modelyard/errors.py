@@ -1,0 +1,352 @@
+"""Every error a person or a client can meet, in one tree. Pure; knows no HTTP.
+
+    YardError                     internal
+    ├── BadRequest                invalid_value           the request says something impossible; `param` names it
+    │   ├── MalformedBody         invalid_json
+    │   ├── RequestTooLarge       request_too_large
+    │   ├── UnsupportedMediaType  unsupported_media_type
+    │   ├── ContextLengthExceeded context_length_exceeded
+    │   └── CapabilityMissing     unsupported_capability  this model or engine cannot do that
+    ├── NotAuthenticated          invalid_api_key
+    ├── PermissionDenied          permission_denied
+    │   ├── ModelNotAllowed       model_not_allowed
+    │   ├── HostRefused           host_not_allowed
+    │   └── OriginRefused         origin_not_allowed
+    ├── NotFound                  not_found
+    │   └── ModelNotFound         model_not_found
+    ├── RateLimited               rate_limit_exceeded     the caller's own limit
+    ├── Unavailable               unavailable             our capacity; `retry_after_s` says when
+    │   ├── QueueFull             queue_full
+    │   ├── QueueTimeout          queue_timeout
+    │   ├── InsufficientMemory    insufficient_memory     `never_fits` tells the hopeless case
+    │   ├── LoadFailed            model_load_failed
+    │   ├── LoadStalled           load_stalled
+    │   ├── ModelUnloaded         model_unloaded          taken out of memory by an operator while waiting
+    │   └── ShuttingDown          shutting_down
+    ├── UpstreamError             upstream_error          what should have answered did not, or lied
+    │   ├── WorkerCrashed         worker_crashed
+    │   ├── UpstreamStalled       upstream_stalled
+    │   ├── UpstreamUnreachable   upstream_unreachable
+    │   ├── UpstreamInvalid       upstream_invalid_response
+    │   └── UpstreamTimeout       upstream_timeout        no first token before the deadline
+    ├── RequestCancelled          request_cancelled       an operator cancelled it
+    ├── ClientClosed              client_closed           the caller left; seen in logs only
+    ├── ModelFileError            model_file_invalid
+    └── ConfigError               config_invalid
+
+An error carries an English template (`text`), the values that fill it (`fields`), and what to do next (`hints`,
+templates too). `words.render` says the same in another language; `str(error)` is English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+def N_(text: str) -> str:  # noqa: N802 - gettext's own name for "mark, translate later"
+    """Mark a template for translation."""
+    return text
+
+
+class YardError(Exception):
+    """Something went wrong that we did not foresee."""
+
+    code: ClassVar[str] = "internal"
+    text: str = N_("Something went wrong inside Modelyard.")
+    hints: tuple[str, ...] = (N_("The server's log has the details under this request id."),)
+
+    def __init__(
+        self,
+        text: str | None = None,
+        *,
+        hints: Sequence[str] | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        **fields: object,
+    ) -> None:
+        if text is not None:
+            self.text = text
+        if hints is not None:
+            self.hints = tuple(hints)
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.fields: dict[str, object] = fields
+        super().__init__(self.text)
+
+    def __str__(self) -> str:
+        return fill(self.text, self.fields)
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """What to do next, in English. A hint whose values are missing is left out."""
+        filled = (fill(hint, self.fields) for hint in self.hints)
+        return tuple(hint for hint in filled if "{" not in hint)
+
+
+def fill(template: str, fields: dict[str, object]) -> str:
+    """Put values into a template. A value that is missing stays visible; an error about an error helps nobody.
+
+    >>> fill("no {what}, {why}", {"what": "room"})
+    'no room, {why}'
+    """
+    return template.format_map(_Visible(fields)) if fields else template
+
+
+class _Visible(dict[str, object]):
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+class BadRequest(YardError):
+    """The request asks for something that cannot be."""
+
+    code = "invalid_value"
+    text = N_("The request is not valid.")
+    hints: tuple[str, ...] = ()
+
+
+class MalformedBody(BadRequest):
+    """The body is not the JSON object we expect."""
+
+    code = "invalid_json"
+    text = N_("The body is not valid JSON: {problem}")
+    hints = (N_("Send one JSON object with Content-Type: application/json."),)
+
+
+class RequestTooLarge(BadRequest):
+    """The body, or a part of it, is over a limit."""
+
+    code = "request_too_large"
+    text = N_("The request is too large: {what} is over the limit of {limit}.")
+    hints = (N_("Send less, or raise {setting} in the server's configuration."),)
+
+
+class UnsupportedMediaType(BadRequest):
+    """The body is of a type this endpoint does not read."""
+
+    code = "unsupported_media_type"
+    text = N_("This endpoint reads application/json, not {media_type}.")
+    hints = (N_("Send the header Content-Type: application/json."),)
+
+
+class ContextLengthExceeded(BadRequest):
+    """The prompt is longer than the model's context."""
+
+    code = "context_length_exceeded"
+    text = N_("The prompt has {prompt_tokens} tokens; {model} has a context of {context_length}.")
+    hints = (N_("Shorten the prompt, or give the model a larger context in the server's configuration."),)
+
+
+class CapabilityMissing(BadRequest):
+    """The model or its engine cannot do what was asked."""
+
+    code = "unsupported_capability"
+    text = N_("{model} cannot do this: {capability}.")
+    hints = (N_("`modelyard show {model}` lists what it can do."),)
+
+
+class NotAuthenticated(YardError):
+    """No key, or one we do not know."""
+
+    code = "invalid_api_key"
+    text = N_("A valid API key is needed.")
+    hints = (N_("Send the header Authorization: Bearer YOUR_KEY."),)
+
+
+class PermissionDenied(YardError):
+    """The key is known and may not do this."""
+
+    code = "permission_denied"
+    text = N_("This key may not do that.")
+    hints = (N_("Use a key with the right {right}."),)
+
+
+class ModelNotAllowed(PermissionDenied):
+    """The key may not use this model."""
+
+    code = "model_not_allowed"
+    text = N_("This key may not use {model}.")
+    hints = (N_("Ask the operator to add the model to this key."),)
+
+
+class HostRefused(PermissionDenied):
+    """The Host header names somebody else (DNS rebinding)."""
+
+    code = "host_not_allowed"
+    text = N_("This server does not answer to that Host header.")
+    hints = (N_("Use its address, or add the name to server.allowed_hosts."),)
+
+
+class OriginRefused(PermissionDenied):
+    """A web page of another origin called."""
+
+    code = "origin_not_allowed"
+    text = N_("Web pages of that origin may not call this server.")
+    hints = (N_("Add the origin to server.allowed_origins if you trust it."),)
+
+
+class NotFound(YardError):
+    """There is nothing of that name."""
+
+    code = "not_found"
+    text = N_("There is nothing at {path}.")
+    hints: tuple[str, ...] = ()
+
+
+class ModelNotFound(NotFound):
+    """No model of that name in the catalog."""
+
+    code = "model_not_found"
+    text = N_("There is no model named {model}.")
+    hints = (N_("Did you mean: {near}?"), N_("`modelyard list` shows every model."))
+
+
+class RateLimited(YardError):
+    """The caller has used up its own limit."""
+
+    code = "rate_limit_exceeded"
+    text = N_("Too many requests: the limit is {limit} in {window_s} s.")
+    hints = (N_("Wait for the time in the Retry-After header."),)
+
+
+class Unavailable(YardError):
+    """We cannot serve this now."""
+
+    code = "unavailable"
+    text = N_("The server cannot serve this now.")
+    hints = (N_("Try again in a moment."),)
+
+
+class QueueFull(Unavailable):
+    """As many requests wait as may wait."""
+
+    code = "queue_full"
+    text = N_("{waiting} requests are waiting already; that is the limit.")
+    hints = (N_("Try again in a moment, or raise residency.queue_max."),)
+
+
+class QueueTimeout(Unavailable):
+    """The request waited for memory or a slot until its deadline."""
+
+    code = "queue_timeout"
+    text = N_("{model} did not become free within {waited_s} s.")
+    hints = (N_("`modelyard ps` shows what is in use."),)
+
+
+class InsufficientMemory(Unavailable):
+    """The model does not fit: now, or ever."""
+
+    code = "insufficient_memory"
+    text = N_("{model} needs {needed}; {device} has {budget} for models, {free} of it free.")
+    hints = (N_("Unload another model, use a smaller context or a smaller quantisation."),)
+
+    @property
+    def never_fits(self) -> bool:
+        """True if no eviction could make room, so that trying again is pointless."""
+        return bool(self.fields.get("never"))
+
+
+class LoadFailed(Unavailable):
+    """A worker could not load the model."""
+
+    code = "model_load_failed"
+    text = N_("{model} could not be loaded: {problem}")
+    hints = (N_("The worker's last lines are in `modelyard show {model}` and the server's log."),)
+
+
+class LoadStalled(LoadFailed):
+    """A load made no progress."""
+
+    code = "load_stalled"
+    text = N_("Loading {model} made no progress for {stalled_s} s and was stopped.")
+
+
+class ModelUnloaded(Unavailable):
+    """The model was taken out while this request waited for it."""
+
+    code = "model_unloaded"
+    text = N_("{model} was unloaded while this request waited for it.")
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping."""
+
+    code = "shutting_down"
+    text = N_("The server is shutting down.")
+
+
+class UpstreamError(YardError):
+    """What should have answered did not."""
+
+    code = "upstream_error"
+    text = N_("{provider} failed: {problem}")
+    hints = (N_("Try again; `modelyard ps` shows the state of the model."),)
+
+
+class WorkerCrashed(UpstreamError):
+    """A worker process ended while it was needed."""
+
+    code = "worker_crashed"
+    text = N_("The worker of {model} ended unexpectedly ({exit}).")
+    hints = (N_("Try again: the next request starts a new worker. Last lines: {last_lines}"),)
+
+
+class UpstreamStalled(UpstreamError):
+    """Tokens stopped coming."""
+
+    code = "upstream_stalled"
+    text = N_("{model} produced nothing for {stalled_s} s.")
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection."""
+
+    code = "upstream_unreachable"
+    text = N_("{provider} cannot be reached: {problem}")
+
+
+class UpstreamInvalid(UpstreamError):
+    """An answer that is cut or makes no sense."""
+
+    code = "upstream_invalid_response"
+    text = N_("{provider} sent an answer that is cut or not valid: {problem}")
+
+
+class UpstreamTimeout(UpstreamError):
+    """No first token before the deadline."""
+
+    code = "upstream_timeout"
+    text = N_("{model} produced no first token within {budget_s} s.")
+
+
+class RequestCancelled(YardError):
+    """An operator cancelled the request."""
+
+    code = "request_cancelled"
+    text = N_("The request was cancelled.")
+    hints = ()
+
+
+class ClientClosed(YardError):
+    """The caller hung up."""
+
+    code = "client_closed"
+    text = N_("The client closed the connection.")
+    hints = ()
+
+
+class ModelFileError(YardError):
+    """A model file is damaged, cut, or not what it says."""
+
+    code = "model_file_invalid"
+    text = N_("{path} is not a usable model file: {problem}")
+    hints = (N_("Fetch the file again and compare its digest."),)
+
+
+class ConfigError(YardError):
+    """The configuration is wrong."""
+
+    code = "config_invalid"
+    text = N_("{where}: {problem}")
+    hints = (N_("`modelyard config` shows every value and where it came from."),)

@@ -1,0 +1,65 @@
+"""Bytes as values: devices, what a model needs, what a load or unload did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+RAM = "ram"  # the device id of main memory; GPUs are "gpu0", "gpu1", ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """One look at one device."""
+
+    device: str
+    name: str
+    total_bytes: int  # for RAM the smaller of the machine and the cgroup limit
+    free_bytes: int  # what a new allocation could get now
+    kind: Literal["ram", "gpu"] = "ram"
+    limited_by: str = ""  # "cgroup" where a limit is smaller than the machine
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes a resident model occupies per device.
+
+    `band_ratio` is how wrong a prediction may be: the planner reserves `bytes * (1 + band_ratio)`.
+    """
+
+    bytes: dict[str, int]
+    source: Literal["measured", "oracle", "formula", "declared"] = "formula"
+    band_ratio: float = 0.0
+    parts: dict[str, int] = field(default_factory=dict)  # weights, kv, compute, prompt_cache: what it is made of
+
+    @property
+    def reserved_bytes(self) -> dict[str, int]:
+        return {device: int(count * (1 + self.band_ratio)) for device, count in self.bytes.items()}
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What one process holds: anonymous and file-backed RAM apart, since the second is reclaimable."""
+
+    anonymous_bytes: int = 0
+    file_bytes: int = 0
+    gpu_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a load or an unload did to memory, per device. `freed_bytes` is negative for a load."""
+
+    action: Literal["load", "unload"]
+    model: str
+    reason: str  # request, operator, eviction, expiry, crash, shutdown, ...
+    before_bytes: dict[str, int]  # used, as the device reported
+    after_bytes: dict[str, int]
+    freed_bytes: dict[str, int]
+    worker: ProcessMemory  # of the worker: just before it left, or once it was ready
+    took_s: float
+    leaked_bytes: int = 0  # expected back and not seen back

@@ -1,0 +1,66 @@
+"""Models as values: the name a caller wrote, and what is known about one servable model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+_REF = re.compile(r"([\w][\w./+-]*?)(?::([\w][\w.+-]*))?(?:@([\w.-]+))?")
+NAME_CHARS_MAX = 256
+
+
+class Capability(StrEnum):
+    """What a model can be asked for."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBED = "embed"
+    RERANK = "rerank"
+    TOOLS = "tools"
+    IMAGES = "images"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model name as the caller wrote it: `[namespace/]name[:tag][@node]`. Case does not matter when matching.
+
+    >>> ModelRef.parse("org/Qwen:4b@gpu1")
+    ModelRef(name='org/Qwen', tag='4b', node='gpu1')
+    >>> ModelRef.parse("llama").tag
+    'latest'
+    """
+
+    name: str
+    tag: str = "latest"
+    node: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Raise `ValueError` for what cannot be a name."""
+        match = _REF.fullmatch(text) if len(text) <= NAME_CHARS_MAX else None
+        if match is None or any(part in ("", ".", "..") for part in match[1].split("/")):
+            raise ValueError("not a model name; expected [namespace/]name[:tag][@node]")
+        return cls(match[1], match[2] or "latest", match[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One servable thing: files on disk, what their headers say, and which engine serves them."""
+
+    name: str  # canonical: lower case, without the tag `latest`
+    engine: str
+    files: tuple[Path, ...] = ()
+    size_bytes: int = 0
+    modified_at: float = 0.0  # seconds since 1970
+    format: str = ""  # gguf, safetensors, ...
+    architecture: str = ""
+    parameter_count: int | None = None
+    quantization: str = ""
+    context_length: int | None = None  # what the model was trained for
+    capabilities: frozenset[Capability] = frozenset()
+    identity: str = ""  # changes when the files change: name, size, modification time and header
+    aliases: tuple[str, ...] = ()
+    problem: str = ""  # why it cannot be served, for a damaged file; empty when all is well
+    metadata: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,79 @@
+"""Frozen snapshots of a node: what `ps`, `/admin/status` and reports are made of. Bytes and seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .memory import DeviceReading
+
+
+class Residency(StrEnum):
+    """A model's relation to memory."""
+
+    ABSENT = "absent"
+    WAITING = "waiting"  # memory is promised; what is in the way is leaving
+    LOADING = "loading"
+    RESIDENT = "resident"
+    DRAINING = "draining"  # takes no new work, finishes what it has
+    LEAVING = "leaving"  # its process is ending
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentStatus:
+    """One model that holds or is promised memory."""
+
+    model: str
+    engine: str
+    state: Residency
+    epoch: int
+    pinned: bool
+    slots: int
+    leases: int
+    waiting: int
+    context_length: int | None
+    reserved_bytes: dict[str, int]
+    measured_bytes: dict[str, int]
+    footprint_source: str
+    loaded_at: float | None  # seconds since 1970
+    load_s: float | None
+    expires_in_s: float | None  # None: never, or busy
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One device's ledger."""
+
+    reading: DeviceReading
+    headroom_bytes: int
+    budget_bytes: int
+    reserved_bytes: int
+    foreign_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """One request in flight."""
+
+    id: str
+    model: str
+    caller: str
+    phase: str  # queued, loading, prefill, generating
+    age_s: float
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node at one moment."""
+
+    version: str
+    started_at: float
+    ready: bool
+    draining: bool
+    devices: tuple[DeviceStatus, ...] = ()
+    residents: tuple[ResidentStatus, ...] = ()
+    queue: int = 0
+    requests: tuple[RequestStatus, ...] = ()
+    failures: dict[str, str] = field(default_factory=dict)  # model -> why its last load failed
