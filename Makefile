@@ -1,0 +1,58 @@
+# Everything here works on a machine that has only Python 3.11+, make and git.
+#   make run       start the server on the built-in model       (ARGS="--port 8080" adds flags)
+#   make test      run the tests                                (ARGS="-k scheduler" picks some)
+#   make check     lint, types and the architecture test
+#   make bench     print the figures, each beside its baseline
+#   make prove     the tests with their full counts             (long)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test check bench prove simulate lock clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/installed-run
+	@exec $(BIN)/modelyard serve $(ARGS)
+
+test: $(VENV)/installed-test
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(VENV)/installed-test
+	@$(BIN)/python -m bench $(ARGS)
+
+prove: $(VENV)/installed-test
+	@MODELYARD_PROVE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+simulate: $(VENV)/installed-test
+	@$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),10000)
+
+lock:
+	@requirements/lock.sh
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Modelyard needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-run: requirements/run.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the server needs (once)"
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-test: requirements/test.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the tests need (once)"
+	@$(PIP) --require-hashes -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/installed-run
