@@ -1,0 +1,27 @@
+"""How settings are written by people: sizes, durations and "none". Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from modelyard.units import parse_bytes, parse_duration
+
+
+def _bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0, strict=True)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, strict=True)]
+Ttl = Annotated[float, BeforeValidator(_seconds), Field(strict=True)]  # negative means for ever
+NoneText = BeforeValidator(_none)  # TOML and the environment have no null: `none` takes back what a file has set
