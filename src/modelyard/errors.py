@@ -5,6 +5,8 @@
     │   ├── MalformedBody         invalid_json
     │   ├── RequestTooLarge       request_too_large
     │   ├── UnsupportedMediaType  unsupported_media_type
+    │   ├── MethodNotAllowed      method_not_allowed
+    │   ├── RequestTimeout        request_timeout         the request itself came too slowly
     │   ├── ContextLengthExceeded context_length_exceeded
     │   └── CapabilityMissing     unsupported_capability  this model or engine cannot do that
     ├── NotAuthenticated          invalid_api_key
@@ -128,6 +130,20 @@ class UnsupportedMediaType(BadRequest):
     code = "unsupported_media_type"
     text = N_("This endpoint reads application/json, not {media_type}.")
     hints = (N_("Send the header Content-Type: application/json."),)
+
+
+class MethodNotAllowed(BadRequest):
+    """The path exists and does not answer to this method."""
+
+    code = "method_not_allowed"
+    text = N_("{method} is not possible here; {allow} is.")
+
+
+class RequestTimeout(BadRequest):
+    """The caller took too long to send the request."""
+
+    code = "request_timeout"
+    text = N_("The request did not arrive completely within {budget_s} s.")
 
 
 class ContextLengthExceeded(BadRequest):
