@@ -1,0 +1,31 @@
+"""What every worker program of ours does first: tie its life to the node's and give up what it does not need.
+
+Runs inside worker processes, never in the node. Knows nothing about engines. On systems without `prctl` the end of
+standard input is what ends a worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+PARENT_VARIABLE = "MODELYARD_PARENT_PID"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def enter() -> None:
+    """End with the parent, gain no rights, write no core files. Exits at once if the parent is gone already."""
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The signal is armed for the parent of now: one that died a moment earlier would never be noticed.
+    if parent and os.getppid() != parent:
+        os._exit(1)
