@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from .memory import Footprint
+
 _REF = re.compile(r"([\w][\w./+-]*?)(?::([\w][\w.+-]*))?(?:@([\w.-]+))?")
 NAME_CHARS_MAX = 256
 
@@ -64,3 +66,16 @@ class Model:
     aliases: tuple[str, ...] = ()
     problem: str = ""  # why it cannot be served, for a damaged file; empty when all is well
     metadata: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What residency must know to place one model: its size, its slots, and how long it takes to come back."""
+
+    name: str
+    identity: str  # of the model and its launch options: two specs of equal identity need no reload
+    footprint: Footprint
+    slots: int = 1
+    load_s_expected: float = 1.0
+    idle_ttl_s: float | None = None  # this model's own idle TTL; negative is for ever, None the node's default
+    pinned: bool = False  # pinned by configuration
