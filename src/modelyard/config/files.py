@@ -1,0 +1,101 @@
+"""What a configuration file says: TOML, YAML or JSON text to a tree, and the line of a key. Reads no files itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from modelyard.errors import N_, ConfigError
+
+NAMES = ("modelyard.toml", "modelyard.yaml", "modelyard.yml", "modelyard.json")
+FILE_BYTES_MAX = 1024**2
+
+_VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def parse(text: str, path: Path) -> dict[str, object]:
+    """Read a file's text by the file's ending. Raise `ConfigError` with the line where the text breaks off."""
+    try:
+        match path.suffix.lower():
+            case ".toml":
+                tree: object = tomllib.loads(text)
+            case ".json":
+                tree = json.loads(text) if text.strip() else {}
+            case ".yaml" | ".yml":
+                tree = _yaml(text)
+            case _:
+                raise ConfigError(N_("{where}: a configuration file ends in .toml, .yaml or .json"), where=path)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(where=path, problem=str(problem)) from problem
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(N_("{where}: a configuration file holds named sections"), where=path)
+    return tree
+
+
+def _yaml(text: str) -> object:
+    import yaml  # costs 20 ms that only those with a YAML file pay
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as problem:
+        raise ValueError(" ".join(str(problem).split())) from problem
+
+
+def line_of(text: str, parts: Sequence[str | int]) -> int | None:
+    """The line, counted from 1, where a key stands; a good guess for people, not a parser.
+
+    >>> line_of('[server]\\nport = 1\\n[log]\\nlevel = "x"\\n', ("log", "level"))
+    4
+    >>> line_of("server:\\n  port: 1\\n", ("server", "prot")) is None
+    True
+    """
+    position = 0
+    repeat = 1
+    for index, part in enumerate(parts):
+        if isinstance(part, int):
+            continue
+        following = parts[index + 1] if index + 1 < len(parts) else None
+        repeat = following + 1 if isinstance(following, int) else 1
+        key = re.compile(rf"""(?:^|[\s\[{{,."'-])["']?{re.escape(part)}["']?\s*(?:[=:\]]|\.\S)""", re.MULTILINE)
+        found = list(key.finditer(text, position))
+        if not found:
+            return None
+        match = found[min(repeat, len(found)) - 1]
+        position = match.start() + 1 if match[0][0].isspace() and match[0] != part else match.start()
+    return text.count("\n", 0, position) + 1
+
+
+def expand(value: object, variables: Mapping[str, str], where: str) -> object:
+    """Put variables into every text of a tree: `${NAME}`, `${NAME:-otherwise}`; `$${` stays `${`.
+
+    >>> expand({"a": ["${X}/m", "${Y:-y}", "$${X}"]}, {"X": "1"}, "here")
+    {'a': ['1/m', 'y', '${X}']}
+    """
+
+    def put(match: re.Match[str]) -> str:
+        escaped, name, otherwise = match.groups()
+        if escaped:
+            return match[0][1:]
+        if name in variables:
+            return variables[name]
+        if otherwise is None:
+            raise ConfigError(
+                N_("{where}: the environment variable {name} is not set"),
+                hints=(N_("Set it, or write ${{{name}:-otherwise}}."),),
+                where=where,
+                name=name,
+            )
+        return otherwise
+
+    match value:
+        case str():
+            return _VARIABLE.sub(put, value)
+        case dict():
+            return {key: expand(item, variables, where) for key, item in value.items()}
+        case list():
+            return [expand(item, variables, where) for item in value]
+        case _:
+            return value

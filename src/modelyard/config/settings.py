@@ -1,0 +1,171 @@
+"""From what was given to checked settings, each with its origin. Turns pydantic's complaints into `ConfigError`.
+
+The public way in is `load_settings`. A wrong configuration is refused as a whole, with every problem named.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from modelyard.config import files
+from modelyard.config.finding import Finding
+from modelyard.config.load import Flag, Origin, Parts, Sources, dotted, process_environment, read_sources
+from modelyard.config.paths import Paths, user_paths
+from modelyard.config.schema import Settings
+from modelyard.errors import N_, ConfigError
+
+PROBLEMS_MAX = 20
+DEFAULT = Origin("default")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, where each came from, and what is worth saying about them."""
+
+    settings: Settings
+    paths: Paths
+    origins: Mapping[Parts, Origin] = field(default_factory=dict)
+    file: Path | None = None
+    variables: Mapping[str, Parts] = field(default_factory=dict)  # environment variables in effect and what they set
+    notices: tuple[Finding, ...] = ()
+
+    def origin(self, parts: Parts) -> Origin:
+        """Where a value came from: its own origin, or that of what it is a part of."""
+        for length in range(len(parts), 0, -1):
+            if parts[:length] in self.origins:
+                return self.origins[parts[:length]]
+        return DEFAULT
+
+
+def load_settings(
+    flags: Sequence[Flag] = (),
+    *,
+    config_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    paths: Paths | None = None,
+) -> LoadedSettings:
+    """Read, merge and check everything. Raise `ConfigError` if anything is wrong."""
+    environment = process_environment() if environment is None else environment
+    paths = paths or user_paths(environment)
+    sources = read_sources(
+        flags, config_file=config_file, environment=environment, folder=folder, user_folder=paths.config
+    )
+    if ("models", "folders") not in sources.origins and paths.models.is_dir():
+        sources.put(("models", "folders"), [str(paths.models)], DEFAULT)
+    try:
+        settings = Settings.model_validate(sources.tree)
+    except ValidationError as problem:
+        raise _refusal(problem, sources) from None  # pydantic's own text would show the values, secrets among them
+    loaded = LoadedSettings(
+        settings=settings,
+        paths=paths,
+        origins=dict(sources.origins),
+        file=sources.file,
+        variables=dict(sources.variables),
+        notices=tuple(sources.notices),
+    )
+    _check_bind(loaded)
+    return loaded
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether strangers could use the server: it listens off loopback and wants no key."""
+    return not is_loopback(settings.server.host) and not settings.keys
+
+
+def _check_bind(loaded: LoadedSettings) -> None:
+    if is_open(loaded.settings) and not loaded.settings.server.allow_open_bind:
+        origin = loaded.origin(("server", "host"))
+        raise ConfigError(
+            N_("{where}: listening on {host} without a key would let everybody who reaches it use this server"),
+            hints=(
+                N_('Add a key: [[keys]] with id and secret = "env:NAME".'),
+                N_("Or listen on 127.0.0.1, or set server.allow_open_bind = true if you are sure."),
+            ),
+            where=origin.detail or origin.source,
+            host=loaded.settings.server.host,
+        )
+
+
+def _refusal(problem: ValidationError, sources: Sources) -> ConfigError:
+    details = problem.errors(include_url=False, include_context=False, include_input=False)
+    found = [_explained(detail, sources) for detail in details[:PROBLEMS_MAX]]
+    if len(found) == 1:
+        return found[0]
+    return ConfigError(
+        N_("{count} settings are wrong:\n{problems}"),
+        count=len(details),
+        problems="\n".join(f"  {error}" for error in found),
+        parts=tuple(found),
+    )
+
+
+def _explained(detail: ErrorDetails, sources: Sources) -> ConfigError:
+    location = detail["loc"]
+    where = _where(location, sources)
+    name = dotted(location)
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_names(location[:-1]), n=1, cutoff=0.6)
+        if near:
+            text = N_("{where}: there is no setting {name}; did you mean {near}?")
+            return ConfigError(text, where=where, name=name, near=dotted((*location[:-1], *near)))
+        return ConfigError(N_("{where}: there is no setting {name}"), where=where, name=name)
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return ConfigError(N_("{where}: {name}: {problem}"), where=where, name=name, problem=message)
+
+
+def _where(location: Sequence[int | str], sources: Sources) -> str:
+    parts = tuple(str(part) for part in location)
+    for length in range(len(parts), 0, -1):
+        origin = sources.origins.get(parts[:length]) or next(
+            (known for path, known in sources.origins.items() if path[:length] == parts[:length]), None
+        )
+        if origin is None:
+            continue
+        if origin.source == "file":
+            line = files.line_of(sources.file_text, location)
+            return f"{sources.file}:{line}" if line else str(sources.file)
+        return origin.detail or origin.source
+    return str(sources.file) if sources.file else "settings"
+
+
+def _known_names(location: Sequence[int | str]) -> list[str]:
+    kind: object = Settings
+    for part in location:
+        section = _model_in(kind)
+        if section is None:
+            return []
+        kind = section.model_fields[part].annotation if part in section.model_fields else section
+    found = _model_in(kind)
+    return list(found.model_fields) if found else []
+
+
+def _model_in(kind: object) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as `tuple[KeySettings, ...]` or `Mapping[str, ModelOptions]`."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _model_in(inner)) is not None), None)
