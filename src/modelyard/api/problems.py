@@ -1,0 +1,172 @@
+"""Our errors as HTTP: the one status table, and one function per dialect.
+
+OpenAI's envelope for everything but `/admin`, which speaks problem+json (RFC 9457). What we did not foresee becomes
+`internal` without any detail: the log has it.
+"""
+
+from __future__ import annotations
+
+import http
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import PurePath
+from typing import TypeVar
+
+import orjson
+from starlette.responses import Response
+
+from modelyard import errors
+from modelyard.errors import YardError
+from modelyard.words import render
+
+Value = TypeVar("Value")
+RETRY_AFTER_S = 2.0  # told when the error itself does not know better
+RETRY_AFTER_S_MAX = 120.0  # clients give up on longer ones
+
+
+class Dialect(StrEnum):
+    """How an error is written."""
+
+    OPENAI = "openai"
+    PROBLEM = "problem"
+
+
+# The nearest class in an error's ancestry decides.
+_STATUS: Mapping[type[YardError], int] = {
+    YardError: 500,
+    errors.BadRequest: 400,
+    errors.RequestTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.MethodNotAllowed: 405,
+    errors.RequestTimeout: 408,
+    errors.NotAuthenticated: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.RateLimited: 429,
+    errors.Unavailable: 503,
+    errors.UpstreamError: 502,
+    errors.UpstreamStalled: 504,
+    errors.UpstreamTimeout: 504,
+    errors.RequestCancelled: 409,
+    errors.ClientClosed: 499,  # seen in logs only
+    errors.ModelFileError: 503,
+}
+_TYPE: Mapping[type[YardError], str] = {
+    YardError: "server_error",
+    errors.BadRequest: "invalid_request_error",
+    errors.NotAuthenticated: "authentication_error",
+    errors.PermissionDenied: "permission_error",
+    errors.NotFound: "invalid_request_error",
+    errors.RateLimited: "rate_limit_error",
+    errors.QueueFull: "overloaded_error",
+    errors.QueueTimeout: "overloaded_error",
+    errors.InsufficientMemory: "overloaded_error",
+    errors.UpstreamError: "upstream_error",
+}
+_HOPELESS = (errors.RequestCancelled, errors.ModelFileError)  # the same request again fails in the same way
+
+
+def status_of(error: YardError) -> int:
+    """The HTTP status of an error."""
+    return _nearest(_STATUS, error)
+
+
+def error_type(error: YardError) -> str:
+    """OpenAI's `error.type`."""
+    return _nearest(_TYPE, error)
+
+
+def error_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
+    """OpenAI's envelope: a whole answer, or a frame in a stream that has begun."""
+    message, suggestions = _render(error, language)
+    return {
+        "error": {
+            "message": message,
+            "type": error_type(error),
+            "param": error.param,
+            "code": error.code,
+            "backend": error.fields.get("engine"),
+            "suggestions": suggestions,
+            "request_id": request_id,
+        }
+    }
+
+
+def problem_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
+    """RFC 9457's members, with ours beside them."""
+    message, suggestions = _render(error, language)
+    status = status_of(error)
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": _phrase(status),
+        "status": status,
+        "detail": message,
+        "code": error.code,
+        "backend": error.fields.get("engine"),
+        "suggestions": suggestions,
+        "request_id": request_id,
+    }
+    if "problems" in error.fields:
+        body["errors"] = error.fields["problems"]
+    return body
+
+
+def error_headers(error: YardError) -> dict[str, str]:
+    """What clients act on: when to try again and whether to, whom to authenticate as, which methods are possible."""
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if "allow" in error.fields:
+        headers["allow"] = str(error.fields["allow"])
+    if isinstance(error, _HOPELESS) or (isinstance(error, errors.InsufficientMemory) and error.never_fits):
+        headers["x-should-retry"] = "false"
+    elif status in (429, 503):
+        wait_s = min(max(error.retry_after_s or RETRY_AFTER_S, 0.001), RETRY_AFTER_S_MAX)
+        headers["retry-after"] = str(math.ceil(wait_s))
+        headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+        headers["x-should-retry"] = "true"
+    return headers
+
+
+def error_response(
+    error: YardError,
+    dialect: Dialect | str = Dialect.OPENAI,
+    request_id: str = "",
+    language: str = "en",
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error as a whole answer. `headers` come on top of those the error calls for."""
+    is_problem = dialect == Dialect.PROBLEM
+    body = (problem_body if is_problem else error_body)(error, request_id, language)
+    media_type = "application/problem+json" if is_problem else "application/json"
+    return Response(
+        orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS),
+        status_of(error),
+        {**(headers or {}), **error_headers(error), "cache-control": "no-store"},
+        media_type,
+    )
+
+
+def _nearest(table: Mapping[type[YardError], Value], error: YardError) -> Value:
+    for ancestor in type(error).__mro__:
+        if ancestor in table:
+            return table[ancestor]
+    return table[YardError]
+
+
+def _render(error: YardError, language: str) -> tuple[str, list[str]]:
+    message, suggestions = render(error, language)
+    path = error.fields.get("path")
+    if isinstance(error, errors.ModelFileError) and path is not None:
+        message = message.replace(str(path), PurePath(str(path)).name)  # callers do not learn where files lie
+    return message, suggestions
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
