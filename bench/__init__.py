@@ -1,0 +1,1 @@
+"""Figures, each measured beside the same work done without us, in the same run: `make bench`."""
