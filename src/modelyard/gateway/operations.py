@@ -1,0 +1,192 @@
+"""The control plane's use cases: what is the state, bring this model in, take it out, stop that request.
+
+Asks the owners (residency, catalog, requests in flight) to make it so; decides nothing about memory itself. Every act
+leaves one audit line, written before its result is told. Knows nothing about HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from modelyard import __version__
+from modelyard.clock import Clock
+from modelyard.errors import N_, NotFound, YardError
+from modelyard.events import EventBus
+from modelyard.types.memory import Receipt
+from modelyard.types.model import Model
+from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus
+
+from .keys import Caller
+
+log = structlog.get_logger()
+
+
+class ResidencyControl(Protocol):
+    """What the control plane needs from the residency manager."""
+
+    async def load(self, model: Model, pinned: bool | None = None) -> Receipt | None: ...
+
+    async def unload(self, name: str, force: bool = False) -> Receipt | None: ...
+
+    def pin(self, name: str, pinned: bool) -> None: ...
+
+    def residents(self) -> tuple[ResidentStatus, ...]: ...
+
+    def devices(self) -> tuple[DeviceStatus, ...]: ...
+
+    def failures(self) -> Mapping[str, str]: ...
+
+    def queue_length(self) -> int: ...
+
+
+class CatalogControl(Protocol):
+    """What the control plane needs from the catalog."""
+
+    def resolve(self, text: str) -> Model: ...
+
+    def list(self) -> tuple[Model, ...]: ...
+
+    def replace(self, models: Sequence[Model]) -> None: ...
+
+
+class RequestRegistry(Protocol):
+    """What the control plane needs from the requests in flight."""
+
+    def snapshot(self) -> tuple[RequestStatus, ...]: ...
+
+    def cancel(self, request_id: str) -> bool: ...
+
+
+class Operations:
+    """One node's control plane."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        events: EventBus,
+        residency: ResidencyControl,
+        catalog: CatalogControl,
+        requests: RequestRegistry,
+        scan: Callable[[], Sequence[Model]],
+        effective_settings: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
+        self.events = events
+        self.catalog = catalog
+        self._clock = clock
+        self._residency = residency
+        self._requests = requests
+        self._scan = scan
+        self._scanning = asyncio.Lock()
+        self._effective_settings = effective_settings
+        self._started_at = clock.wall()
+        self._is_started = False
+        self._is_draining = False
+
+    # ---- is it up ----
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the node has been told to stop."""
+        return self._is_draining
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests may be sent here. A model that fails to load does not change it."""
+        return self._is_started and not self._is_draining
+
+    def checks(self) -> dict[str, bool]:
+        """What readiness is made of, by name."""
+        return {"started": self._is_started, "not_draining": not self._is_draining}
+
+    def mark_started(self) -> None:
+        """Everything is built and listening."""
+        self._is_started = True
+        self.events.publish("node.started", self._clock.wall())
+
+    def begin_drain(self) -> None:
+        """Take no new work from now on. Followers of events are told, and hang up."""
+        if not self._is_draining:
+            self._is_draining = True
+            self.events.publish("node.draining", self._clock.wall())
+
+    # ---- what is the state ----
+
+    def status(self) -> NodeStatus:
+        """The node at this moment."""
+        return NodeStatus(
+            version=__version__,
+            started_at=self._started_at,
+            ready=self.is_ready,
+            draining=self._is_draining,
+            devices=self._residency.devices(),
+            residents=self._residency.residents(),
+            queue=self._residency.queue_length(),
+            requests=self._requests.snapshot(),
+            failures=dict(self._residency.failures()),
+        )
+
+    def uptime_s(self) -> float:
+        return max(self._clock.wall() - self._started_at, 0.0)
+
+    def effective_settings(self) -> Mapping[str, object]:
+        """Every setting with its value and origin, secrets masked by whoever handed it in."""
+        return self._effective_settings()
+
+    # ---- make it so ----
+
+    async def load(self, caller: Caller, name: str, *, pinned: bool | None = None) -> Receipt | None:
+        """Bring a model into memory; nothing happens if it is there."""
+        with _audited(caller, "load", name):
+            return await self._residency.load(self.catalog.resolve(name), pinned=pinned)
+
+    async def unload(self, caller: Caller, name: str, *, force: bool = False) -> Receipt | None:
+        """Take a model out of memory, after its running answers; with `force`, at once."""
+        with _audited(caller, "unload", name):
+            return await self._residency.unload(self._resident_name(name), force=force)
+
+    def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
+        """Keep a model in memory whatever else wants the room, or no longer."""
+        with _audited(caller, "pin" if pinned else "unpin", name):
+            self._residency.pin(self._resident_name(name), pinned)
+
+    async def rescan(self, caller: Caller) -> tuple[Model, ...]:
+        """Read the model folders again. Two at once become one after the other."""
+        with _audited(caller, "rescan", ""):
+            async with self._scanning:
+                self.catalog.replace(await asyncio.to_thread(self._scan))
+            return self.catalog.list()
+
+    def cancel(self, caller: Caller, request_id: str) -> None:
+        """Stop one request in flight."""
+        with _audited(caller, "cancel", request_id):
+            if not self._requests.cancel(request_id):
+                raise NotFound(N_("No request {id} is in flight."), id=request_id)
+
+    def _resident_name(self, name: str) -> str:
+        """A resident may have left the catalog; its own name still reaches it."""
+        lowered = name.lower()
+        if any(resident.model == lowered for resident in self._residency.residents()):
+            return lowered
+        return self.catalog.resolve(name).name
+
+
+@contextmanager
+def _audited(caller: Caller, act: str, target: str) -> Iterator[None]:
+    result = "failed"
+    try:
+        yield
+        result = "done"
+    except YardError as error:
+        result = error.code
+        raise
+    except asyncio.CancelledError:
+        result = "cancelled"
+        raise
+    finally:
+        log.info("admin.act", who=caller.id, act=act, target=target, result=result)
