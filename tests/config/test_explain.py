@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from modelyard.config.echo import EchoSettings
 from modelyard.config.explain import MachineFacts, effective_lines, risks, setting_rows
 from modelyard.config.reference import settings_markdown
 from modelyard.config.schema import Settings
 from modelyard.config.settings import is_loopback, load_settings
+from modelyard.engines import echo_settings as engine
 from modelyard.units import GIB
 
 ROOT = Path(__file__).parent.parent.parent
@@ -119,3 +122,9 @@ def test_options_of_a_model_fall_back_to_those_of_every_worker() -> None:
 
     assert (own.threads, own.slots, own.pinned) == (3, 2, True)
     assert (other.threads, other.slots, other.pinned) == (3, 1, False)
+
+
+def test_the_settings_of_a_scripted_model_are_those_its_engine_reads() -> None:
+    ours = {name: field.default for name, field in EchoSettings.model_fields.items()}
+
+    assert ours == {field.name: field.default for field in dataclasses.fields(engine.EchoSettings)}

@@ -116,10 +116,10 @@ def _refusal(problem: ValidationError, sources: Sources) -> ConfigError:
     if len(found) == 1:
         return found[0]
     return ConfigError(
-        N_("{count} settings are wrong:\n{problems}"),
+        N_("{count} settings are wrong:\n{details}"),
         count=len(details),
-        problems="\n".join(f"  {error}" for error in found),
-        parts=tuple(found),
+        details="\n".join(f"  {error}" for error in found),
+        parts=tuple(found),  # each alone, for whoever shows them in another language
     )
 
 
