@@ -1,0 +1,187 @@
+"""The data plane's use case: serve one request, in the order a request lives. Also the list of those in flight.
+
+Name, permission, provider, lease, tokens, outcome; the caller was admitted by the guard at the door, before its body
+was read. Knows nothing about HTTP or any dialect.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol, Self
+
+from modelyard.clock import Clock
+from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, RequestCancelled, YardError
+from modelyard.providers.base import ChunkStream, Provider
+from modelyard.providers.ticket import Ticket
+from modelyard.types.chat import Chunk, Delta, ImagePart, InferenceRequest, Usage
+from modelyard.types.model import Capability, Model
+from modelyard.types.status import RequestStatus
+
+from .keys import Caller
+from .metrics import Metrics
+from .usage import Usage as UsageRecorder
+
+
+class Names(Protocol):
+    """What we need of the catalog."""
+
+    def resolve(self, text: str) -> Model: ...
+
+
+class Inference:
+    """Serves requests. One per node."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Names,
+        provider: Provider,
+        usage: UsageRecorder,
+        metrics: Metrics,
+        clock: Clock,
+        loading: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._catalog = catalog
+        self._provider = provider
+        self._usage = usage
+        self._metrics = metrics
+        self._clock = clock
+        self._loading = loading  # names of the models being loaded: who waits for one of them is not queued
+        self._serial = itertools.count(1)
+        self._in_flight: dict[str, Ticket] = {}
+
+    @contextmanager
+    def ticket(self, caller: Caller, route: str, request_id: str) -> Iterator[Ticket]:
+        """A request from the door to its last byte: listed, interruptible by id, and with exactly one outcome."""
+        ticket = Ticket(
+            f"r{next(self._serial)}",
+            request_id=request_id,
+            route=route,
+            caller_id=caller.id,
+            started_at=self._clock.monotonic(),
+        )
+        self._in_flight[ticket.id] = ticket
+        error: BaseException | None = None
+        try:
+            with ticket:
+                yield ticket
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            del self._in_flight[ticket.id]
+            self._usage.record(ticket, error)
+
+    @asynccontextmanager
+    async def open(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[ChunkStream]:
+        """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
+        model = self._catalog.resolve(request.model)
+        ticket.model = model.name
+        if not caller.may_use(model.name):
+            raise ModelNotAllowed(model=model.name)
+        check_possible(model, request)
+        async with self._provider.answer(model, request, ticket) as chunks:
+            yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(model.name))
+
+    def cancel(self, request_id: str) -> bool:
+        """End the requests of this id with `request_cancelled`; tell whether there was one."""
+        found = [ticket for ticket in self._in_flight.values() if ticket.request_id == request_id]
+        for ticket in found:
+            ticket.interrupt(RequestCancelled())
+        return bool(found)
+
+    def interrupt_all(self, error: YardError) -> int:
+        """End every request with this error; tell how many there were."""
+        tickets = list(self._in_flight.values())
+        for ticket in tickets:
+            ticket.interrupt(error)
+        return len(tickets)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Requests between their first and their last byte."""
+        return len(self._in_flight)
+
+    @property
+    def running_count(self) -> int:
+        """Requests that hold a slot."""
+        return sum(ticket.phase in ("prefill", "generating") for ticket in self._in_flight.values())
+
+    def snapshot(self) -> tuple[RequestStatus, ...]:
+        """Those in flight, oldest first."""
+        now = self._clock.monotonic()
+        loading = self._loading()
+        return tuple(
+            RequestStatus(
+                id=ticket.request_id,
+                model=ticket.model,
+                caller=ticket.caller_id,
+                phase="loading" if ticket.phase == "queued" and ticket.model in loading else ticket.phase,
+                age_s=now - ticket.started_at,
+                output_tokens=ticket.usage.output_tokens if ticket.usage else ticket.output_chunks,
+            )
+            for ticket in self._in_flight.values()
+        )
+
+
+class MeteredStream:
+    """A stream whose passing is noted on its ticket."""
+
+    __slots__ = ("_chunks", "_clock", "_count_gap", "_last_at", "_ticket")
+
+    def __init__(self, chunks: ChunkStream, ticket: Ticket, clock: Clock, count_gap: Callable[[float], None]) -> None:
+        self._chunks = chunks
+        self._ticket = ticket
+        self._clock = clock
+        self._count_gap = count_gap
+        self._last_at: float | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Chunk]:
+        chunks = await self._chunks.__anext__()
+        ticket = self._ticket
+        content_count = 0
+        for chunk in chunks:
+            if type(chunk) is Delta:
+                content_count += 1
+                if chunk.finish is not None:
+                    ticket.finish = chunk.finish
+                    content_count -= 1
+            elif type(chunk) is Usage:
+                ticket.usage = chunk
+        if content_count:
+            now = self._clock.monotonic()
+            if self._last_at is None:
+                ticket.first_token_at = now
+                ticket.phase = "generating"
+            else:
+                self._count_gap(now - self._last_at)
+            self._last_at = now
+            ticket.output_chunks += content_count
+        return chunks
+
+
+def check_possible(model: Model, request: InferenceRequest) -> None:
+    """Refuse what this model cannot do, before anything is loaded for it."""
+    needed = Capability.CHAT if request.is_chat else Capability.COMPLETION
+    if needed not in model.capabilities:
+        raise CapabilityMissing(model=model.name, capability=needed.value)
+    if Capability.IMAGES not in model.capabilities and _has_image(request):
+        raise CapabilityMissing(model=model.name, capability=Capability.IMAGES.value)
+    if request.tools and Capability.TOOLS not in model.capabilities:
+        raise CapabilityMissing(model=model.name, capability=Capability.TOOLS.value)
+    if isinstance(request.prompt, tuple) and model.context_length and len(request.prompt) >= model.context_length:
+        raise ContextLengthExceeded(
+            prompt_tokens=len(request.prompt), model=model.name, context_length=model.context_length
+        )
+
+
+def _has_image(request: InferenceRequest) -> bool:
+    return any(
+        isinstance(message.content, tuple) and any(isinstance(part, ImagePart) for part in message.content)
+        for message in request.messages
+    )

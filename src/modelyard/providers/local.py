@@ -1,0 +1,73 @@
+"""This node's own workers as a provider: a lease for as long as the answer lasts, and the answer over a socket.
+
+One connection per request, closed with it: closing is how a worker learns that nobody listens any more. A worker that
+exits or goes quiet ends the answer with an error that says so. Decides nothing about memory; the lease does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from modelyard.clock import Clock
+from modelyard.types.chat import InferenceRequest
+from modelyard.types.model import Model
+
+from .deadlines import Deadlines
+from .ticket import Ticket
+from .worker_http import WorkerSessions
+from .worker_stream import WorkerLease, WorkerStream
+
+
+class Leases(Protocol):
+    """What we need of the residency: the right to use a model, which may take a queue and a load to get."""
+
+    def lease(
+        self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
+    ) -> AbstractAsyncContextManager[WorkerLease]: ...
+
+
+class LocalProvider:
+    """Answers with the workers of this node."""
+
+    def __init__(
+        self, leases: Leases, clock: Clock, deadlines: Deadlines | None = None, *, name: str = "local"
+    ) -> None:
+        self.name = name
+        self._leases = leases
+        self._clock = clock
+        self._deadlines = deadlines or Deadlines()
+        self._sessions = WorkerSessions(self._deadlines.connect_s)
+
+    @asynccontextmanager
+    async def answer(self, model: Model, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[WorkerStream]:
+        """Wait for the model and a slot, ask the worker, and hand out its stream."""
+        ticket.provider = self.name
+        ticket.phase = "queued"
+        async with self._leases.lease(
+            model,
+            ticket=ticket.id,
+            caller=ticket.caller_id,
+            deadline=self._clock.monotonic() + self._deadlines.queue_s,
+            keep_alive_s=request.keep_alive_s,
+        ) as lease:
+            ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
+            ticket.phase = "prefill"
+            session = await self._sessions.of(lease.worker)
+            stream = WorkerStream(session, lease, model.name, request, ticket, self._deadlines)
+            try:
+                ticket.sent_at = self._clock.monotonic()
+                await stream.open()
+                yield stream
+            except asyncio.CancelledError:
+                if stream.broken is not None:
+                    await lease.fail(stream.broken)
+                raise
+            finally:
+                stream.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._sessions.close()

@@ -1,0 +1,66 @@
+"""One request in flight: who asked, how far it is, and the handle by which anyone may end it with a reason.
+
+Entered as a context in the task that does the work. `interrupt(error)` then ends whatever that task waits for, and the
+block raises `error`: the client left, an operator cancelled, a worker died, nothing came in time. It is
+`asyncio.timeout` with a reason instead of a clock. Knows nothing about HTTP or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Literal, Self
+
+from modelyard.errors import YardError
+from modelyard.types.chat import FinishReason, Usage
+
+Phase = Literal["received", "queued", "prefill", "generating"]
+
+
+class Ticket:
+    """What is known of one request between its first and its last byte."""
+
+    __slots__ = (
+        "_error", "_task", "caller_id", "finish", "first_token_at", "id", "load_s", "model", "output_chunks", "phase",
+        "provider", "queue_s", "request_id", "route", "sent_at", "started_at", "streamed", "usage",
+    )  # fmt: skip
+
+    def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
+        self.id = id  # unique in this process; a request id is the caller's and may repeat
+        self.request_id = request_id
+        self.route = route
+        self.caller_id = caller_id
+        self.started_at = started_at  # this and the other times: seconds of the monotonic clock
+        self.phase: Phase = "received"
+        self.streamed = False
+        self.model = ""  # canonical, once resolved
+        self.provider = ""
+        self.queue_s: float | None = None
+        self.load_s: float | None = None
+        self.sent_at: float | None = None  # handed to whoever answers
+        self.first_token_at: float | None = None
+        self.output_chunks = 0
+        self.usage: Usage | None = None
+        self.finish: FinishReason | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._error: YardError | None = None
+
+    def interrupt(self, error: YardError) -> None:
+        """End the work with this error. The first reason counts; before the block and after it this does nothing."""
+        if self._task is not None and self._error is None:
+            self._error = error
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if self._error is None or task is None:
+            return
+        still_cancelled = task.uncancel()  # ours is taken back; somebody else's cancellation goes on
+        if kind is asyncio.CancelledError and not still_cancelled:
+            raise self._error from None

@@ -1,0 +1,63 @@
+"""What servers report when they refuse or fail, as errors of our tree. Pure.
+
+Their texts are not repeated to callers: they may hold paths, addresses or parts of a prompt. The exception is a plain
+refusal of the request (400), whose text names what the caller must change, and only from workers we started.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from modelyard.errors import N_, BadRequest, CapabilityMissing, ContextLengthExceeded, UpstreamError, YardError
+
+TEXT_CHARS_MAX = 300
+_PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
+_TWO_NUMBERS = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
+
+
+class _Envelope(msgspec.Struct):
+    error: Any = None
+
+
+def http_failure(source: str, status: int, body: bytes) -> YardError:
+    """An answer whose status is not 200."""
+    try:
+        error = msgspec.json.decode(body, type=_Envelope).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        error = None
+    return upstream_failure(source, error, status)
+
+
+def upstream_failure(source: str, error: Any, status: int | None = None) -> YardError:
+    """A reported error: the `error` member of a body or of an event. `status` is what the server answered, if known."""
+    details: dict[str, Any] = error if isinstance(error, dict) else {}
+    text = details.get("message", error)
+    text = text if isinstance(text, str) else ""
+    kind = details.get("type")
+    code = details.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else status
+    if kind == "exceed_context_size_error" or code == "context_length_exceeded":
+        return _too_long(source, details, text)
+    if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
+        return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
+    if status in (400, 413, 422):
+        return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or "no reason given")
+    return UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
+
+
+def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:
+    prompt, context = details.get("n_prompt_tokens"), details.get("n_ctx")
+    if (not isinstance(prompt, int) or not isinstance(context, int)) and (found := _TWO_NUMBERS.search(text)):
+        prompt, context = int(found[1]), int(found[2])
+    if not isinstance(prompt, int) or not isinstance(context, int):
+        return ContextLengthExceeded(N_("The prompt is longer than the context of {model}."), model=source)
+    return ContextLengthExceeded(prompt_tokens=prompt, model=source, context_length=context)
+
+
+def shown(text: str) -> str:
+    """One line a caller may see: printable, short, without paths."""
+    line = "".join(sign if sign.isprintable() else " " for sign in text[:TEXT_CHARS_MAX])
+    return _PATH.sub("...", line).strip()

@@ -1,0 +1,204 @@
+"""One answer of one worker: its bytes as chunks, and the watch that ends it when the worker exits or goes quiet.
+
+A request for several choices is asked for one choice after another under the same lease, because a lease is one slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, Self
+
+import aiohttp
+from yarl import URL
+
+from modelyard.errors import UpstreamError, UpstreamInvalid, UpstreamUnreachable, WorkerCrashed, YardError
+from modelyard.types.chat import Chunk, Delta, InferenceRequest, Progress, Usage
+
+from .deadlines import Deadlines
+from .openai_request import encode_request, path_of
+from .openai_wire import AnswerDecoder
+from .quiet_watch import QuietWatch
+from .ticket import Ticket
+from .upstream_errors import http_failure, shown
+from .worker_http import RunningWorker
+
+ERROR_BODY_BYTES_MAX = 64 * 1024
+EXIT_NEWS_S = 0.5  # a connection may end this long before we hear that the process did
+LAST_LINES_SHOWN = 5
+
+
+class WorkerLease(Protocol):
+    """The right to use one slot of a worker."""
+
+    @property
+    def worker(self) -> RunningWorker: ...
+
+    @property
+    def queue_s(self) -> float: ...
+
+    @property
+    def load_s(self) -> float: ...
+
+    def progressed(self) -> None: ...
+
+    def worker_quiet_s(self) -> float: ...
+
+    async def fail(self, error: YardError) -> None: ...
+
+
+class WorkerStream:
+    """A worker's answer under way. `open` asks, iterating reads, `close` ends it at any point."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        lease: WorkerLease,
+        source: str,
+        request: InferenceRequest,
+        ticket: Ticket,
+        deadlines: Deadlines,
+    ) -> None:
+        self._session = session
+        self._lease = lease
+        self._source = source
+        self._request = request
+        self._ticket = ticket
+        self._url = _URLS[path_of(request)]
+        self._watch = QuietWatch(lease, ticket, deadlines, source)
+        self._choice = 0
+        self._usage: Usage | None = None
+        self._decoder = AnswerDecoder(source)
+        self._response: aiohttp.ClientResponse | None = None
+        lease.worker.exited.add_done_callback(self._on_exit)
+
+    @property
+    def broken(self) -> YardError | None:
+        """Why the worker should be replaced, if this answer showed that it should."""
+        return self._watch.broken
+
+    async def open(self) -> None:
+        """Send the request and wait for the head of the answer."""
+        several = self._request.choices > 1
+        body = encode_request(self._request, choice=self._choice if several else None)
+        self._watch.wait()
+        try:
+            self._response = response = await self._session.post(
+                self._url, data=body, headers={"X-Request-Id": self._ticket.request_id}, allow_redirects=False
+            )
+            if response.status != 200:
+                raise http_failure(self._source, response.status, await _bounded_body(response))
+        except aiohttp.ClientError as exc:
+            raise await self._lost(exc) from exc
+        if response.content_type != "text/event-stream":
+            raise UpstreamInvalid(provider=self._source, problem="it is not an event stream")
+
+    def close(self) -> None:
+        """Stop listening; the worker stops working when it sees the closed connection."""
+        self._watch.close()
+        self._lease.worker.exited.remove_done_callback(self._on_exit)
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Chunk]:
+        decoder, watch = self._decoder, self._watch
+        while not decoder.done:
+            assert self._response is not None, "the answer was opened"
+            watch.wait()
+            try:
+                data = await self._response.content.readany()
+            except aiohttp.ClientError as exc:
+                raise await self._lost(exc) from exc
+            if not data:
+                raise await self._cut()
+            chunks = decoder.feed(data)
+            watch.hear()
+            if chunks:
+                if not watch.has_token and any(type(chunk) is not Progress for chunk in chunks):
+                    watch.first_token()
+                return self._of_choice(chunks) if self._request.choices > 1 else chunks
+        if self._choice + 1 >= self._request.choices:
+            raise StopAsyncIteration
+        await self._next_choice()
+        return await self.__anext__()
+
+    async def _next_choice(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        self._choice += 1
+        self._decoder = AnswerDecoder(self._source)
+        await self.open()
+
+    def _of_choice(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Number the pieces, and keep usage until the last choice: the prompt counts once, answers add up."""
+        kept: list[Chunk] = []
+        for chunk in chunks:
+            if isinstance(chunk, Usage):
+                self._usage = _sum(self._usage, chunk)
+            else:
+                if isinstance(chunk, Delta):
+                    chunk.choice = self._choice
+                kept.append(chunk)
+        if self._decoder.done and self._choice + 1 == self._request.choices and self._usage is not None:
+            kept.append(self._usage)
+        return kept
+
+    def _on_exit(self, exited: asyncio.Future[str]) -> None:
+        if not exited.cancelled():
+            self._ticket.interrupt(self._crash(exited))
+
+    def _crash(self, exited: asyncio.Future[str]) -> WorkerCrashed:
+        error = WorkerCrashed(model=self._source, exit=exited.result())
+        if lines := [shown(line) for line in self._lease.worker.last_lines()[-LAST_LINES_SHOWN:]]:
+            error.fields["last_lines"] = " | ".join(lines)
+        return error
+
+    async def _cut(self) -> YardError:
+        """The connection ended too early: the worker's death if that is why."""
+        await self._await_exit()
+        early = self._decoder.end()
+        assert early is not None, "only an unfinished answer is cut"
+        return early
+
+    async def _lost(self, exc: aiohttp.ClientError) -> UpstreamError:
+        await self._await_exit()
+        if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
+        return UpstreamInvalid(provider=self._source, problem="the connection broke")
+
+    async def _await_exit(self) -> None:
+        """Give the news of an exit time to arrive: `_on_exit` then ends this task with it."""
+        exited = self._lease.worker.exited
+        await asyncio.wait((exited,), timeout=EXIT_NEWS_S)
+        if exited.done():
+            raise self._crash(exited)
+
+
+_URLS = {path: URL(f"http://worker{path}") for path in ("/v1/chat/completions", "/v1/completions")}
+
+
+def _sum(before: Usage | None, now: Usage) -> Usage:
+    if before is None:
+        return now
+    return Usage(
+        before.input_tokens,
+        before.output_tokens + now.output_tokens,
+        before.cached_tokens,
+        before.reasoning_tokens + now.reasoning_tokens,
+        _add(before.prefill_s, now.prefill_s),
+        _add(before.decode_s, now.decode_s),
+    )
+
+
+def _add(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left + right
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    while len(body) < ERROR_BODY_BYTES_MAX and (data := await response.content.readany()):
+        body += data
+    return bytes(body[:ERROR_BODY_BYTES_MAX])
