@@ -11,16 +11,22 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePath
-from typing import TypeVar
+from traceback import extract_tb
+from typing import Any, TypeVar
 
 import orjson
+import structlog
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from modelyard import errors
 from modelyard.errors import YardError
+from modelyard.gateway.limits import LimitState, limit_headers
 from modelyard.words import render
 
+log = structlog.get_logger()
 Value = TypeVar("Value")
+PATH_CHARS_MAX = 200
 RETRY_AFTER_S = 2.0  # told when the error itself does not know better
 RETRY_AFTER_S_MAX = 120.0  # clients give up on longer ones
 
@@ -118,6 +124,8 @@ def error_headers(error: YardError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if "remaining" in error.fields:
+        headers.update(limit_headers(_state_of(error)))
     if "allow" in error.fields:
         headers["allow"] = str(error.fields["allow"])
     if isinstance(error, _HOPELESS) or (isinstance(error, errors.InsufficientMemory) and error.never_fits):
@@ -150,6 +158,23 @@ def error_response(
     )
 
 
+def failure_response(failure: Exception, state: Mapping[str, Any], *, path: str = "") -> Response:
+    """Whatever was raised as an answer. What we did not foresee goes to the log, and only its name: no contents."""
+    request_id = str(state.get("request_id", ""))
+    match failure:
+        case YardError():
+            error = failure
+        case HTTPException(status_code=404):
+            error = errors.NotFound(path=path[:PATH_CHARS_MAX])
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            error = errors.BadRequest()
+        case _:
+            error = YardError()
+            trace = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(failure.__traceback__)]
+            log.error("request.failed", request_id=request_id, error=type(failure).__qualname__, trace=trace)
+    return error_response(error, state.get("dialect", Dialect.OPENAI), request_id, state.get("language", "en"))
+
+
 def _nearest(table: Mapping[type[YardError], Value], error: YardError) -> Value:
     for ancestor in type(error).__mro__:
         if ancestor in table:
@@ -163,6 +188,11 @@ def _render(error: YardError, language: str) -> tuple[str, list[str]]:
     if isinstance(error, errors.ModelFileError) and path is not None:
         message = message.replace(str(path), PurePath(str(path)).name)  # callers do not learn where files lie
     return message, suggestions
+
+
+def _state_of(error: YardError) -> LimitState:
+    limit, reset_s, window_s = (float(str(error.fields[name])) for name in ("limit", "reset_s", "window_s"))
+    return LimitState(int(limit), 0, reset_s, window_s)
 
 
 def _phrase(status: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import structlog
@@ -100,16 +100,13 @@ class Secured:
     """One path of the route table: an ASGI app that lets in whoever holds one of `rights`, then runs the endpoint."""
 
     guard: Guard
-    endpoints: dict[str, Endpoint]
-    app: ASGIApp | None
+    methods: tuple[str, ...]
+    endpoint: Endpoint | None  # either this
+    app: ASGIApp | None  # or that
     rights: frozenset[Right]
     public: bool
     dialect: Dialect
     limited: bool
-    allow: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "allow", ", ".join(sorted(self.endpoints)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
@@ -119,25 +116,24 @@ class Secured:
         if not self.public and not (self.rights & caller.rights):
             raise PermissionDenied(right=min(self.rights, default=Right.ADMIN).value)
         method = scope["method"]
-        endpoint = self.endpoints.get("GET" if method == "HEAD" else method)
-        if endpoint is None:
-            raise MethodNotAllowed(method=method[:20], allow=self.allow)
-        state["caller"] = caller
+        if method not in self.methods:
+            raise MethodNotAllowed(method=method[:20], allow=", ".join(self.methods))
         if not self.limited:
-            await self._run(endpoint, caller, scope, receive, send)
+            await self._run(caller, scope, receive, send)
             return
         if guard.is_draining():
             raise ShuttingDown()
         state["limit_headers"] = limit_headers(guard.limits.admit(caller))
         with guard.limits.slot(caller):
-            await self._run(endpoint, caller, scope, receive, send)
+            await self._run(caller, scope, receive, send)
 
-    async def _run(self, endpoint: Endpoint, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.app is not None:
+    async def _run(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["caller"] = caller
+        if self.endpoint is not None:
+            response = await self.endpoint(Request(scope, receive, send), caller)
+            await response(scope, receive, send)
+        elif self.app is not None:
             await self.app(scope, receive, send)
-            return
-        response = await endpoint(Request(scope, receive, send), caller)
-        await response(scope, receive, send)
 
 
 class Guard:
@@ -168,23 +164,25 @@ class Guard:
     def secured(
         self,
         path: str,
-        endpoint: Endpoint,
-        methods: Iterable[str],
+        endpoint: Endpoint | None,
+        methods: tuple[str, ...],
         right: Right | Iterable[Right] = (),
         *,
         public: bool = False,
-        dialect: Dialect = Dialect.OPENAI,
         limited: bool = False,
+        dialect: Dialect = Dialect.OPENAI,
         app: ASGIApp | None = None,
     ) -> Route:
-        """A route that asks for a right. The methods it does not have are refused after the right, not before.
+        """A route that asks for a right (any of several). The methods it lacks are refused after the right.
 
-        With `app`, that ASGI app answers instead of the endpoint. `limited` routes count against the caller's limits.
+        `limited` routes count against the caller's limits and are closed while draining. `app` is an ASGI app that
+        answers instead of an endpoint.
         """
         rights = frozenset((right,)) if isinstance(right, Right) else frozenset(right)
-        if public == bool(rights):
-            raise AssertionError(f"{path}: a route is public or asks for a right")
-        return Route(path, Secured(self, dict.fromkeys(methods, endpoint), app, rights, public, dialect, limited))
+        if public == bool(rights) or (endpoint is None) == (app is None):
+            raise AssertionError(f"{path}: a route is public or asks for a right, and has one endpoint")
+        known = tuple(dict.fromkeys((*methods, "HEAD") if "GET" in methods else methods))
+        return Route(path, Secured(self, known, endpoint, app, rights, public, dialect, limited))
 
     def check_source(self, scope: Scope, headers: Headers) -> bool:
         """Host and Origin, on every route and every bind. True if the answer needs CORS headers."""

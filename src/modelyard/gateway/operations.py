@@ -24,6 +24,7 @@ from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, Resi
 from .keys import Caller
 
 log = structlog.get_logger()
+TARGET_CHARS_MAX = 300
 
 
 class ResidencyControl(Protocol):
@@ -189,4 +190,5 @@ def _audited(caller: Caller, act: str, target: str) -> Iterator[None]:
         result = "cancelled"
         raise
     finally:
-        log.info("admin.act", who=caller.id, act=act, target=target, result=result)
+        safe_target = target if target.isprintable() else ascii(target)  # nobody writes a second line
+        log.info("admin.act", who=caller.id, act=act, target=safe_target[:TARGET_CHARS_MAX], result=result)

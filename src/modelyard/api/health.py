@@ -1,0 +1,95 @@
+"""Probes and memory views: `/livez`, `/readyz`, `/health` say only up and ready; the rest asks for the right `read`.
+
+A model that loads, or fails to, never changes liveness or readiness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from modelyard.errors import NotFound
+from modelyard.gateway.keys import Caller, Right
+from modelyard.gateway.memory_history import MemoryHistory
+from modelyard.gateway.operations import Operations
+from modelyard.types.status import NodeStatus, Residency
+
+from .answers import json_answer
+
+_NO_STORE = {"cache-control": "no-store"}
+
+
+class HealthEndpoints:
+    """One node's health."""
+
+    def __init__(self, operations: Operations, history: MemoryHistory) -> None:
+        self._operations = operations
+        self._history = history
+
+    async def root(self, _request: Request, _caller: Caller) -> Response:
+        return PlainTextResponse("Modelyard is running")
+
+    async def livez(self, _request: Request, _caller: Caller) -> Response:
+        """The process and its event loop are alive."""
+        return PlainTextResponse("ok\n", headers=_NO_STORE)
+
+    async def readyz(self, request: Request, caller: Caller) -> Response:
+        """Requests may be sent here. `?verbose` lists the checks, for callers who may read."""
+        is_ready = self._operations.is_ready
+        text = "ok\n" if is_ready else "not ready\n"
+        if "verbose" in request.query_params and Right.READ in caller.rights:
+            lines = (f"[{'+' if ok else '-'}]{name} {'ok' if ok else 'failed'}" for name, ok in self._checks(request))
+            text = "\n".join((*lines, text))
+        return PlainTextResponse(text, 200 if is_ready else 503, headers=_NO_STORE)
+
+    async def check(self, request: Request, _caller: Caller) -> Response:
+        """One check of readiness."""
+        ok = self._operations.checks().get(request.path_params["check"])
+        if ok is None:
+            raise NotFound(path=request.scope["path"][:200])
+        return PlainTextResponse("ok\n" if ok else "failed\n", 200 if ok else 503, headers=_NO_STORE)
+
+    async def health(self, _request: Request, _caller: Caller) -> Response:
+        return json_answer({"status": "ok", "ready": self._operations.is_ready})
+
+    async def detailed(self, _request: Request, _caller: Caller) -> Response:
+        """Models, memory, queue and failures."""
+        status = self._operations.status()
+        states = {resident.model: resident.state for resident in status.residents}
+        models = [
+            {"id": model.name, "state": states.get(model.name, Residency.ABSENT), "problem": model.problem or None}
+            for model in self._operations.catalog.list()
+        ]
+        return json_answer(
+            {
+                "status": "draining" if status.draining else "ok",
+                "ready": status.ready,
+                "version": status.version,
+                "uptime_s": round(self._operations.uptime_s(), 1),
+                "models": models,
+                "embedding_models_count": 0,
+                "memory": self._memory(status),
+                "queue": status.queue,
+                "requests_running": len(status.requests),
+                "failures": status.failures,
+            }
+        )
+
+    async def memory(self, _request: Request, _caller: Caller) -> Response:
+        """Memory now and over time."""
+        return json_answer({**self._memory(self._operations.status()), "history": self._history.series()})
+
+    def _memory(self, status: NodeStatus) -> dict[str, object]:
+        trends = self._history.trends()
+        return {
+            "devices": [asdict(device) for device in status.devices],
+            "residents": [asdict(resident) for resident in status.residents],
+            "trends": [asdict(trend) for trend in trends],
+            "is_leak_suspected": any(trend.is_leak_suspected for trend in trends),
+        }
+
+    def _checks(self, request: Request) -> list[tuple[str, bool]]:
+        excluded = set(request.query_params.getlist("exclude"))
+        return [(name, ok) for name, ok in self._operations.checks().items() if name not in excluded]
