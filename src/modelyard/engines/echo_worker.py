@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from modelyard.engines.echo_answer import DONE, Frames, Question, Refused, read_question
 from modelyard.engines.echo_http import HttpRequest, Reply, serve
@@ -200,7 +201,8 @@ def _obey_signals(settings: EchoSettings, loop: asyncio.AbstractEventLoop) -> No
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif settings.exit_late_s:
         loop.add_signal_handler(signal.SIGTERM, lambda: loop.call_later(settings.exit_late_s, os._exit, 0))
-    loop.add_reader(0, _on_input)
+    with suppress(PermissionError):  # not a pipe: nothing to be learnt from it
+        loop.add_reader(0, _on_input)
 
 
 def _on_input() -> None:

@@ -1,0 +1,50 @@
+"""Processes known by a mark in their environment: it survives setsid, double forks and the death of every parent.
+
+Blocking; callers on an event loop use a thread. Only processes of our own user are ever looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import psutil
+
+RUN_VARIABLE = "MODELYARD_RUN"
+WORKER_VARIABLE = "MODELYARD_WORKER"
+POLL_S = 0.01
+
+
+def find_marked(marks: Mapping[str, frozenset[str]]) -> list[psutil.Process]:
+    """Living processes whose environment has, for every variable named, one of its values. Never ourselves."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            environment = process.environ()
+        except (psutil.Error, OSError):
+            continue  # gone meanwhile, or not ours to see
+        if all(environment.get(variable) in values for variable, values in marks.items()):
+            found.append(process)
+    return found
+
+
+def kill_marked(marks: Mapping[str, frozenset[str]], *, within_s: float) -> tuple[int, int]:
+    """Kill them until none is left or the time is up: how many were killed, how many remain."""
+    deadline = time.monotonic() + within_s
+    killed: set[int] = set()
+    while remaining := find_marked(marks):
+        for process in remaining:
+            try:
+                process.kill()  # checks that the pid is still the same process
+            except psutil.Error:
+                continue
+            killed.add(process.pid)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_S)
+    return len(killed), len(remaining)

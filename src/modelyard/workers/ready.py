@@ -1,0 +1,124 @@
+"""Waiting until a worker serves: it must keep making progress, however slowly, and must not die.
+
+There is no load progress in the engines, so progress is what can be seen from outside: memory that grows, lines that
+come, processor time that is spent. Knows nothing about engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+from modelyard.errors import LoadFailed, LoadStalled
+from modelyard.types.memory import ProcessMemory
+from modelyard.workers.process import Worker
+
+POLL_FIRST_S = 0.005
+POLL_MAX_S = 0.25
+PROBE_S = 1.0
+LINES_KEPT_MAX = 50
+BUSY_RATIO = 0.2  # of one core; answering our own probes costs less
+GROWTH_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWatch:
+    """What a load may take, and whom to tell."""
+
+    model: str
+    stall_s: float
+    deadline_s: float
+    explain: Callable[[tuple[str, ...]], str]
+    memory: Callable[[], ProcessMemory]
+    on_progress: Callable[[str, float], None]  # phase, and how far from 0 to 1
+    expected_bytes: int = 0
+
+
+async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
+    """Return once the worker answers its ready path. Raises `LoadFailed` or `LoadStalled`; does not stop it."""
+    began = time.monotonic()
+    signs = _Signs(worker, watch.memory, seen_at=began)
+    delay = POLL_FIRST_S
+    watch.on_progress("loading", 0.0)
+    while not await _is_ready(worker):
+        await asyncio.wait((worker.exited,), timeout=delay)
+        if worker.exited.done():
+            raise _failed(worker, watch, watch.explain(worker.last_lines()), worker.exited.result().text)
+        now = time.monotonic()
+        delay = min(POLL_MAX_S, delay * 1.5)
+        if delay >= POLL_MAX_S / 2:  # a short load is over before its memory was ever looked at
+            held = signs.look(now)
+            if watch.expected_bytes and held:
+                watch.on_progress("loading", min(0.99, held / watch.expected_bytes))
+        if now - signs.seen_at >= watch.stall_s:
+            raise LoadStalled(
+                model=watch.model,
+                stalled_s=round(now - signs.seen_at),
+                last_lines=worker.last_lines()[-LINES_KEPT_MAX:],
+            )
+        if now - began >= watch.deadline_s:
+            raise _failed(worker, watch, f"it was not ready after {round(now - began)} s", "")
+    watch.on_progress("ready", 1.0)
+
+
+def _failed(worker: Worker, watch: LoadWatch, problem: str, end: str) -> LoadFailed:
+    lines = worker.last_lines()[-LINES_KEPT_MAX:]
+    return LoadFailed(model=watch.model, problem=problem, exit=end, last_lines=lines)
+
+
+@dataclass(slots=True)
+class _Signs:
+    """Signs of life of one loading worker."""
+
+    worker: Worker
+    memory: Callable[[], ProcessMemory]
+    seen_at: float
+    _lines: int = 0
+    _bytes_max: int = 0
+    _cpu_s: float = 0.0
+    _looked_at: float = field(default=0.0)
+
+    def look(self, now: float) -> int:
+        """Note what has changed; the bytes it holds now."""
+        held = self.memory()
+        count = held.anonymous_bytes + held.file_bytes + sum(held.gpu_bytes.values())
+        cpu_s = _cpu_s(self.worker.pid)
+        is_busy = cpu_s - self._cpu_s > BUSY_RATIO * (now - self._looked_at)
+        if count > self._bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
+            self.seen_at = now
+        self._bytes_max, self._lines = max(count, self._bytes_max), self.worker.line_count
+        self._cpu_s, self._looked_at = cpu_s, now
+        return count
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of the whole tree: what loads may be a grandchild."""
+    total = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                times = member.cpu_times()
+                total += times.user + times.system
+    return total
+
+
+async def _is_ready(worker: Worker) -> bool:
+    """One question to the ready path; anything but 200 in time is a no."""
+    if not worker.socket.exists():
+        return False
+    try:
+        async with asyncio.timeout(PROBE_S):
+            reader, writer = await asyncio.open_unix_connection(str(worker.socket))
+            try:
+                writer.write(f"GET {worker.ready_path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
+                return (await reader.readline()).split(b" ")[1:2] == [b"200"]
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
