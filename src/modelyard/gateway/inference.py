@@ -129,14 +129,13 @@ class Inference:
 class MeteredStream:
     """A stream whose passing is noted on its ticket."""
 
-    __slots__ = ("_chunks", "_clock", "_count_gap", "_last_at", "_ticket")
+    __slots__ = ("_chunks", "_clock", "_count_gap", "_ticket")
 
     def __init__(self, chunks: ChunkStream, ticket: Ticket, clock: Clock, count_gap: Callable[[float], None]) -> None:
         self._chunks = chunks
         self._ticket = ticket
         self._clock = clock
         self._count_gap = count_gap
-        self._last_at: float | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -155,12 +154,12 @@ class MeteredStream:
                 ticket.usage = chunk
         if content_count:
             now = self._clock.monotonic()
-            if self._last_at is None:
+            if ticket.answered_at is None:
                 ticket.first_token_at = now
                 ticket.phase = "generating"
             else:
-                self._count_gap(now - self._last_at)
-            self._last_at = now
+                self._count_gap(now - ticket.answered_at)
+            ticket.answered_at = now
             ticket.output_chunks += content_count
         return chunks
 

@@ -21,8 +21,9 @@ class Ticket:
     """What is known of one request between its first and its last byte."""
 
     __slots__ = (
-        "_error", "_task", "caller_id", "finish", "first_token_at", "id", "load_s", "model", "output_chunks", "phase",
-        "provider", "queue_s", "request_id", "route", "sent_at", "started_at", "streamed", "usage",
+        "_error", "_task", "answered_at", "caller_id", "finish", "first_token_at", "id", "load_s", "model",
+        "output_chunks", "phase", "provider", "queue_s", "request_id", "route", "sent_at", "started_at", "streamed",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -39,6 +40,7 @@ class Ticket:
         self.load_s: float | None = None
         self.sent_at: float | None = None  # handed to whoever answers
         self.first_token_at: float | None = None
+        self.answered_at: float | None = None  # the last piece so far
         self.output_chunks = 0
         self.usage: Usage | None = None
         self.finish: FinishReason | None = None

@@ -1,0 +1,152 @@
+"""Reads request bodies: bounded in bytes, in time and in structure before anything is decoded, then into a given type.
+
+A small hostile body can cost a decoder a thousand times its size, so brackets and commas are counted first. Values in
+free-form members (schemas) are bounded in depth. Every refusal names the member at fault. Knows no dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from modelyard.errors import (
+    N_,
+    BadRequest,
+    ClientClosed,
+    MalformedBody,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
+from modelyard.units import MIB, format_bytes
+
+BODY_BYTES_MAX = 10 * MIB
+BODY_S = 60.0  # a whole body must arrive in this time
+BRACKETS_MAX = 100_000
+COMMAS_MAX = 500_000
+DEPTH_MAX = 64
+UNCHECKED_BYTES_MAX = 64 * 1024  # too small to hold enough structure to matter
+_WHERE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<key>key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
+
+Body = TypeVar("Body")
+
+
+async def read_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The body's bytes. Raise when it is too large, too slow, not JSON by its type, or its sender has left."""
+    length: bytes | None = None
+    media_type = b""
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            media_type = value
+        elif name == b"content-length":
+            length = value
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise UnsupportedMediaType(media_type=f"{_printable(value)} encoding")
+    kind = media_type.partition(b";")[0].strip().lower()
+    if kind != b"application/json" and not kind.endswith(b"+json"):
+        raise UnsupportedMediaType(media_type=_printable(media_type) or "a body without a type")
+    if length is not None and length.isdigit() and int(length[:20]) > bytes_max:
+        raise _too_large(bytes_max)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _receive(request, bytes_max)
+    except TimeoutError:
+        raise RequestTimeout(budget_s=round(BODY_S)) from None
+
+
+async def _receive(request: Request, bytes_max: int) -> bytes:
+    receive = request.receive
+    message = await receive()
+    if not message.get("more_body", False) and message["type"] == "http.request":
+        body: bytes = message.get("body", b"")
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
+    parts = bytearray()
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientClosed()
+        parts += message.get("body", b"")
+        if len(parts) > bytes_max:
+            raise _too_large(bytes_max)
+        if not message.get("more_body", False):
+            return bytes(parts)
+        message = await receive()
+
+
+def _too_large(bytes_max: int) -> RequestTooLarge:
+    return RequestTooLarge(what="the body", limit=format_bytes(bytes_max), setting="server.body_max_bytes")
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """The body as the decoder's type."""
+    if len(body) > UNCHECKED_BYTES_MAX:
+        _check_structure(body)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _not_valid(str(exc)) from None
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeDecodeError:
+        raise MalformedBody(problem="it is not UTF-8") from None
+    except msgspec.DecodeError as exc:
+        raise MalformedBody(problem=str(exc).removeprefix("JSON is malformed: ")) from None
+
+
+def _check_structure(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") > BRACKETS_MAX:
+        raise RequestTooLarge(what="the number of brackets in the body", limit=BRACKETS_MAX)
+    if body.count(b",") > COMMAS_MAX:
+        raise RequestTooLarge(what="the number of commas in the body", limit=COMMAS_MAX)
+
+
+def check_nesting(value: object, param: str, items_max: int) -> None:
+    """Refuse a free-form value that is nested too deeply or has too many items."""
+    level: list[object] = [value]
+    items = 0
+    for _depth in range(DEPTH_MAX):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        items += len(below)
+        if items > items_max:
+            raise invalid(param, f"it has more than {items_max} items")
+        if not below:
+            return
+        level = below
+    raise _too_deep(param)
+
+
+def invalid(param: str, problem: str) -> BadRequest:
+    """The error of one member."""
+    return BadRequest(N_("{where} is not valid: {problem}"), param=param, where=param, problem=problem)
+
+
+def _not_valid(text: str) -> BadRequest:
+    match = _WHERE.match(text)
+    assert match is not None, "the pattern matches any text"
+    path = (match["path"] or "").lstrip(".")[:200]
+    problem = match["problem"].replace("`", "").replace(" | null", "")
+    if missing := re.search(r"missing required field (\w+)", problem):
+        path = f"{path}.{missing[1]}".lstrip(".")
+        problem = "it is required"
+    if not path:
+        return MalformedBody(problem=problem)
+    return invalid(path, problem[:300])
+
+
+def _too_deep(param: str | None = None) -> BadRequest:
+    return RequestTooLarge(what="the nesting of the body", limit=DEPTH_MAX, param=param)
+
+
+def _printable(value: bytes) -> str:
+    text = value[:100].decode("latin-1")
+    return "".join(sign for sign in text if sign.isprintable())

@@ -1,0 +1,218 @@
+"""OpenAI's endpoints: chat completions, plain completions, the list of models. Reads, asks, writes; decides nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from modelyard.clock import Clock
+from modelyard.errors import ClientClosed, ModelNotFound, YardError
+from modelyard.gateway.inference import Inference
+from modelyard.gateway.keys import Caller
+from modelyard.providers.ticket import Ticket
+from modelyard.types.model import Model
+from modelyard.types.status import Residency, ResidentStatus
+
+from .bodies import BODY_BYTES_MAX, read_body
+from .openai_answer import ChatAnswer, ChatFrames, Collector, CompletionAnswer, CompletionFrames, Frames
+from .openai_codec import Asked, read_chat, read_completion
+from .problems import error_body
+from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, EventWriter, RawHeaders, caller_watched
+
+
+class Catalog(Protocol):
+    """What we need of the catalog."""
+
+    def resolve(self, text: str) -> Model: ...
+
+    def list(self) -> tuple[Model, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to ask and to answer."""
+
+    route: str
+    id_prefix: str
+    read: Callable[[bytes], Asked]
+    frames: Callable[[str, int, str, bool], Frames]
+    whole: Callable[[str, int, str], Collector]
+
+
+CHAT = Format("/v1/chat/completions", "chatcmpl-", read_chat, ChatFrames, ChatAnswer)
+COMPLETION = Format("/v1/completions", "cmpl-", read_completion, CompletionFrames, CompletionAnswer)
+
+
+class OpenAIEndpoints:
+    """The endpoints of one node."""
+
+    def __init__(
+        self,
+        *,
+        inference: Inference,
+        catalog: Catalog,
+        residents: Callable[[], Iterable[ResidentStatus]],
+        clock: Clock,
+        body_bytes_max: int = BODY_BYTES_MAX,
+        keepalive_s: float = KEEPALIVE_S,
+        blocked_s: float = BLOCKED_S,
+    ) -> None:
+        self.inference = inference
+        self.clock = clock
+        self.body_bytes_max = body_bytes_max
+        self.keepalive_s = keepalive_s
+        self.blocked_s = blocked_s
+        self._catalog = catalog
+        self._residents = residents
+
+    async def chat_completions(self, request: Request, caller: Caller) -> Response:
+        """POST /v1/chat/completions."""
+        return Exchange(self, CHAT, request, caller)
+
+    async def completions(self, request: Request, caller: Caller) -> Response:
+        """POST /v1/completions."""
+        return Exchange(self, COMPLETION, request, caller)
+
+    async def models(self, _request: Request, caller: Caller) -> Response:
+        """GET /v1/models: every model this caller may use. Wakes none of them."""
+        states = self._states()
+        listed = [_model_entry(model, states) for model in self._catalog.list() if caller.may_use(model.name)]
+        return _json({"object": "list", "data": listed})
+
+    async def model(self, request: Request, caller: Caller) -> Response:
+        """GET /v1/models/{id}. A damaged one is shown with its problem."""
+        wanted: str = request.path_params["id"]
+        found = next((model for model in self._catalog.list() if model.name == wanted.lower()), None)
+        model = found or self._catalog.resolve(wanted)
+        if not caller.may_use(model.name):
+            raise ModelNotFound(model=wanted[:200])
+        return _json(_model_entry(model, self._states()))
+
+    def _states(self) -> dict[str, Residency]:
+        return {resident.model: resident.state for resident in self._residents()}
+
+
+class Exchange(Response):
+    """One request and its answer, from the body to the last byte, inside one ticket.
+
+    Until the headers are out an error is raised, for whoever gives it a status. Afterwards it is the last frame.
+    """
+
+    def __init__(self, endpoints: OpenAIEndpoints, format: Format, request: Request, caller: Caller) -> None:
+        # Nothing of a plain response is set up: its head is not known before there is something to send.
+        self._endpoints = endpoints
+        self._format = format
+        self._request = request
+        self._caller = caller
+        self._writer: EventWriter | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["state"]
+        request_id: str = state["request_id"]
+        format, inference = self._format, self._endpoints.inference
+        try:
+            with inference.ticket(self._caller, format.route, request_id) as ticket:
+                asked = format.read(await read_body(self._request, bytes_max=self._endpoints.body_bytes_max))
+                ticket.streamed = asked.stream
+                answer = self._stream if asked.stream else self._whole
+                with caller_watched(receive, ticket):
+                    await answer(asked, ticket, send)
+        except ClientClosed:
+            return  # nobody is there to be told
+        except Exception as failure:
+            if self._writer is None or not self._writer.started:
+                raise
+            error = failure if isinstance(failure, YardError) else YardError()
+            body = error_body(error, request_id, state.get("language", "en"))
+            await self._writer.fail(b"data: " + orjson.dumps(body, default=str) + b"\n\n")
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+
+    async def _stream(self, asked: Asked, ticket: Ticket, send: Send) -> None:
+        endpoints = self._endpoints
+        self._writer = writer = EventWriter(
+            send,
+            ticket,
+            lambda: [*HEADERS, *self._facts(ticket)],
+            keepalive_s=endpoints.keepalive_s,
+            blocked_s=endpoints.blocked_s,
+        )
+        frames = self._format.frames(self._new_id(), self._now(), asked.request.model, asked.include_usage)
+        async with endpoints.inference.open(self._caller, asked.request, ticket) as stream:
+            async for chunks in stream:
+                if data := frames.encode(chunks):
+                    await writer.write(data)
+        await writer.finish(frames.end())
+
+    async def _whole(self, asked: Asked, ticket: Ticket, send: Send) -> None:
+        whole = self._format.whole(self._new_id(), self._now(), asked.request.model)
+        async with self._endpoints.inference.open(self._caller, asked.request, ticket) as stream:
+            async for chunks in stream:
+                whole.add(chunks)
+        body = whole.body()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *self._facts(ticket),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _facts(self, ticket: Ticket) -> RawHeaders:
+        """What happened to this answer, as far as it is known when the head goes out."""
+        now = self._endpoints.clock.monotonic()
+        took_s = now - ticket.started_at
+        facts = [(b"openai-processing-ms", _ms(took_s))]
+        if ticket.model:
+            facts.append((b"x-modelyard-model", ticket.model.encode("ascii", "replace")))
+        if ticket.provider:
+            facts.append((b"x-modelyard-node", ticket.provider.encode("ascii", "replace")))
+        if ticket.queue_s is None or ticket.load_s is None:
+            return facts
+        facts.append((b"x-modelyard-queue-ms", _ms(ticket.queue_s)))
+        facts.append((b"x-modelyard-load-ms", _ms(ticket.load_s)))
+        if ticket.sent_at is not None:
+            answered_at = ticket.answered_at or now
+            ours_s = took_s - ticket.queue_s - ticket.load_s - (answered_at - ticket.sent_at)
+            facts.append((b"x-modelyard-overhead-ms", b"%.2f" % (max(ours_s, 0.0) * 1000)))
+        return facts
+
+    def _new_id(self) -> str:
+        return self._format.id_prefix + secrets.token_hex(12)
+
+    def _now(self) -> int:
+        return int(self._endpoints.clock.wall())
+
+
+def _ms(seconds: float) -> bytes:
+    return b"%d" % round(seconds * 1000)
+
+
+def _json(body: object) -> Response:
+    return Response(orjson.dumps(body), headers={"cache-control": "no-store"}, media_type="application/json")
+
+
+def _model_entry(model: Model, states: dict[str, Residency]) -> dict[str, object]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.modified_at),
+        "owned_by": "modelyard",
+        "modelyard": {
+            "state": states.get(model.name, Residency.ABSENT).value,
+            "size_bytes": model.size_bytes,
+            "context_length": model.context_length,
+            "engine": model.engine,
+            "capabilities": sorted(model.capabilities),
+            "aliases": list(model.aliases),
+            "problem": model.problem,
+        },
+    }

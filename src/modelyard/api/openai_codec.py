@@ -1,0 +1,227 @@
+"""The bodies OpenAI's clients send, as our request. The shapes are checked by then; this is what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import UNSET
+
+from modelyard.errors import N_, BadRequest
+from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, TextPart, Tool, ToolCall
+from modelyard.units import parse_duration
+
+from .bodies import check_nesting, decode_body, invalid
+from .openai_body import (
+    ASSUMED_NAME,
+    OPTIONS,
+    REFUSED,
+    ChatBody,
+    Common,
+    CompletionBody,
+    FormatBody,
+    ImagePartBody,
+    MessageBody,
+    NamedChoice,
+    TextPartBody,
+    ToolBody,
+    ToolCallBody,
+)
+
+PROMPT_TOKENS_MAX = 500_000
+SCHEMA_ITEMS_MAX = 20_000
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
+_option_values = attrgetter(*OPTIONS)
+_refused_values = attrgetter(*REFUSED)
+_NONE_REFUSED = (UNSET,) * len(REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request and how its answer is to be written."""
+
+    request: InferenceRequest
+    stream: bool
+    include_usage: bool
+
+
+_chat = msgspec.json.Decoder(ChatBody)
+_completion = msgspec.json.Decoder(CompletionBody)
+
+
+def read_chat(data: bytes) -> Asked:
+    """The body of a chat completion."""
+    body = decode_body(data, _chat)
+    options = _options(body)
+    if body.functions is not UNSET:
+        raise invalid("functions", "it is replaced by tools")
+    if body.modalities is not None and body.modalities != ["text"]:
+        raise invalid("modalities", "only text can be answered")
+    if body.logprobs:
+        options["logprobs"] = True
+        if body.top_logprobs is not None:
+            options["top_logprobs"] = body.top_logprobs
+    elif body.top_logprobs:
+        raise invalid("top_logprobs", "it needs logprobs: true")
+    if template := _template_options(body):
+        options["chat_template_kwargs"] = template
+    request = InferenceRequest(
+        model=body.model,
+        messages=tuple([_message(message, at) for at, message in enumerate(body.messages)]),
+        choices=body.n or 1,
+        tools=tuple([_tool(tool, at) for at, tool in enumerate(body.tools)]) if body.tools else (),
+        tool_choice=_tool_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_response_format(body.response_format) if body.response_format else None,
+        max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
+        stop=_stops(body.stop),
+        options=options,
+        keep_alive_s=_keep_alive_s(body.keep_alive),
+    )
+    return _asked(body, request)
+
+
+def read_completion(data: bytes) -> Asked:
+    """The body of a plain completion."""
+    body = decode_body(data, _completion)
+    options = _options(body)
+    if body.echo:
+        raise invalid("echo", "repeating the prompt is not supported")
+    if body.suffix:
+        raise invalid("suffix", "filling in the middle is not supported")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise invalid("best_of", "it must equal n")
+    if body.logprobs is not None:
+        options["logprobs"] = body.logprobs
+    request = InferenceRequest(
+        model=body.model,
+        prompt=_prompt(body.prompt),
+        choices=body.n or 1,
+        max_tokens=body.max_tokens,
+        stop=_stops(body.stop),
+        options=options,
+        keep_alive_s=_keep_alive_s(body.keep_alive),
+    )
+    return _asked(body, request)
+
+
+def _asked(body: Common, request: InferenceRequest) -> Asked:
+    stream = bool(body.stream)
+    if body.stream_options is not None and not stream:
+        raise invalid("stream_options", "it needs stream: true")
+    return Asked(request, stream, bool(body.stream_options and body.stream_options.include_usage))
+
+
+def _options(body: Common) -> dict[str, object]:
+    if _refused_values(body) != _NONE_REFUSED:
+        name = next(name for name in REFUSED if getattr(body, name) is not UNSET)
+        raise BadRequest(
+            N_("{where} cannot be set by a request: the server decides where it goes."), param=name, where=name
+        )
+    return {name: value for name, value in zip(OPTIONS, _option_values(body), strict=True) if value is not None}
+
+
+def _template_options(body: ChatBody) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if body.chat_template_kwargs is not None and body.chat_template_kwargs.enable_thinking is not None:
+        found["enable_thinking"] = body.chat_template_kwargs.enable_thinking
+    if body.reasoning_effort == "none":
+        found["enable_thinking"] = False
+    elif body.reasoning_effort is not None:
+        found["reasoning_effort"] = body.reasoning_effort
+    return found
+
+
+def _message(body: MessageBody, at: int) -> Message:
+    parts: str | tuple[Part, ...] | None
+    if isinstance(body.content, list):
+        parts = tuple([_part(part, f"messages[{at}].content[{i}]") for i, part in enumerate(body.content)])
+    else:
+        parts = body.content
+    if parts is None and body.role != "assistant":
+        raise invalid(f"messages[{at}].content", "it is required")
+    return Message(
+        "system" if body.role == "developer" else body.role,
+        parts,
+        body.name,
+        body.reasoning_content if body.reasoning_content is not None else body.reasoning,
+        tuple([_tool_call(call) for call in body.tool_calls]) if body.tool_calls else (),
+        body.tool_call_id,
+    )
+
+
+def _part(body: TextPartBody | ImagePartBody, where: str) -> Part:
+    if isinstance(body, TextPartBody):
+        return TextPart(body.text)
+    head, comma, data = body.image_url.url.partition(",")
+    media_type = head.removeprefix("data:").removesuffix(";base64").lower()
+    if not comma or not head.startswith("data:") or not head.endswith(";base64") or media_type not in IMAGE_TYPES:
+        raise invalid(f"{where}.image_url.url", "an image must be sent inline, as data:image/png;base64,...")
+    return ImagePart(media_type, data)
+
+
+def _tool_call(body: ToolCallBody) -> ToolCall:
+    arguments = body.function.arguments
+    return ToolCall(
+        body.id, body.function.name, arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    )
+
+
+def _tool(body: ToolBody, at: int) -> Tool:
+    function = body.function
+    if function.parameters:
+        check_nesting(function.parameters, f"tools[{at}].function.parameters", SCHEMA_ITEMS_MAX)
+    return Tool(function.name, function.description, function.parameters, function.strict)
+
+
+def _tool_choice(body: ChatBody) -> str | None:
+    choice = body.tool_choice
+    if not isinstance(choice, NamedChoice):
+        return choice
+    name = choice.function.name
+    if not any(tool.function.name == name for tool in body.tools or ()):
+        raise invalid("tool_choice", "it names a function that is not among the tools")
+    return f"function:{name}"
+
+
+def _response_format(body: FormatBody) -> ResponseFormat:
+    schema, name = body.schema, ASSUMED_NAME
+    if body.json_schema is not None:
+        schema, name = body.json_schema.schema, body.json_schema.name
+    if body.type == "text":
+        return ResponseFormat()
+    if body.type == "json_schema" and schema is None:
+        raise invalid("response_format.json_schema", "it is required with this type")
+    if schema is None:
+        return ResponseFormat("json")
+    check_nesting(schema, "response_format.json_schema.schema", SCHEMA_ITEMS_MAX)
+    return ResponseFormat("json_schema", schema, name)
+
+
+def _prompt(prompt: str | list[Any]) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and isinstance(prompt[0], str | list):
+        return _prompt(prompt[0])
+    if not prompt or len(prompt) > PROMPT_TOKENS_MAX or any(type(item) is not int for item in prompt):
+        raise invalid("prompt", "one text or one list of token ids is expected; send several prompts one by one")
+    if min(prompt) < 0 or max(prompt) >= 2**31:
+        raise invalid("prompt", "a token id is not possible")
+    return tuple(prompt)
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return tuple(text for text in stops if text)
+
+
+def _keep_alive_s(value: str | float | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError as exc:
+        raise invalid("keep_alive", str(exc)[:200]) from None

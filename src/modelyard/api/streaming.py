@@ -1,0 +1,119 @@
+"""Writing a streamed answer to whoever asked: when headers go out, what fills silence, when a reader is too slow.
+
+Headers go out with the first content or after ten seconds of silence, whichever comes first: until then an error keeps
+its status. Afterwards an error is one frame, without the end mark. Also watches for callers that leave. Knows
+server-sent events, and nothing about what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from starlette.types import Receive, Send
+
+from modelyard.errors import N_, ClientClosed
+from modelyard.providers.ticket import Ticket
+
+KEEPALIVE_S = 10.0
+BLOCKED_S = 30.0  # a reader that takes nothing for so long is gone or as good as gone
+KEEPALIVE = b": keepalive\n\n"
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@contextmanager
+def caller_watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
+    """Interrupt the ticket as soon as its caller hangs up, whatever it waits for."""
+    watcher = asyncio.get_running_loop().create_task(_watch(receive, ticket))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+async def _watch(receive: Receive, ticket: Ticket) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    ticket.interrupt(ClientClosed())
+
+
+class EventWriter:
+    """The body of one streamed answer. `write` and `finish` by the task that answers; silence is filled by itself."""
+
+    __slots__ = (
+        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_send", "_sending_since", "_silence",
+        "_ticket", "_timer", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        send: Send,
+        ticket: Ticket,
+        headers: Callable[[], RawHeaders],
+        *,
+        keepalive_s: float = KEEPALIVE_S,
+        blocked_s: float = BLOCKED_S,
+    ) -> None:
+        self.started = False  # True once the status can no longer be changed
+        self._send = send
+        self._ticket = ticket
+        self._headers = headers
+        self._keepalive_s = keepalive_s
+        self._blocked_s = blocked_s
+        self._loop = asyncio.get_running_loop()
+        self._last_sent_at = self._loop.time()
+        self._sending_since: float | None = None
+        self._is_last = False
+        self._silence: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(keepalive_s, self._look)
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send bytes, headers first. Waits while the reader is behind."""
+        self._sending_since = self._loop.time()
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sending_since = None
+        self._last_sent_at = self._loop.time()
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last bytes of a complete answer."""
+        self._is_last = True
+        if self._silence is not None and not self._silence.done():
+            await asyncio.wait((self._silence,))  # a comment under way ends before the last byte
+        await self.write(data, more=False)
+        self.close()
+
+    async def fail(self, data: bytes) -> None:
+        """Send the last bytes of an answer that failed, if they can still be sent."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._blocked_s):
+                await self.finish(data)
+
+    def close(self) -> None:
+        """Fill no more silence."""
+        self._timer.cancel()
+        if self._silence is not None:
+            self._silence.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._sending_since is not None:
+            left_s = self._sending_since + self._blocked_s - now
+            if left_s <= 0:
+                self._ticket.interrupt(ClientClosed(N_("The client stopped reading.")))
+                return
+        else:
+            left_s = self._last_sent_at + self._keepalive_s - now
+            if left_s <= 0 and not self._is_last:
+                self._silence = self._loop.create_task(self.write(KEEPALIVE))
+                left_s = self._keepalive_s
+        self._timer = self._loop.call_later(max(left_s, 0.001), self._look)
