@@ -1,0 +1,124 @@
+"""The scheduler's state, and each act on it in one place, with what must be true when it is done. Pure."""
+
+from __future__ import annotations
+
+from modelyard.errors import YardError
+from modelyard.types.model import ModelSpec
+from modelyard.types.status import Residency
+
+from .messages import Effect, Grant, Load, Refuse, Tell, Unload, WakeAt
+from .queue import Ticket, WaitingQueue
+from .refusals import QUEUE_RETRY_S_MAX
+from .state import Failures, MemoryBooks, Record, ResidencyLimits
+
+_PACE_WEIGHT = 0.1  # of the newest gap between two grants in the running average
+
+
+class Acts:
+    """Grant, refuse, load, send away: the vocabulary in which decisions are carried out."""
+
+    def __init__(self, limits: ResidencyLimits) -> None:
+        self.limits = limits
+        self.records: dict[str, Record] = {}
+        self.queue = WaitingQueue()
+        self.leases: dict[int, Record] = {}  # ticket -> the load it uses; forgotten when that load is gone
+        self.books = MemoryBooks(limits.headroom_bytes)
+        self.failures = Failures(limits)
+        self.promised: dict[str, dict[str, int]] = {}  # of the last proposal
+        self.is_shutting_down = False
+        self._pins: dict[str, bool] = {}  # what operators said; over what the configuration says
+        self._now = 0.0
+        self._wake_at: float | None = None
+        self._arrivals = 0
+        self._epochs = 0
+        self._is_overcommitted = False
+        self._granted_at = 0.0
+        self._grant_gap_s = 1.0
+        self._effects: list[Effect] = []
+
+    def is_pinned(self, spec: ModelSpec) -> bool:
+        """Never evicted, never expired."""
+        return self._pins.get(spec.name, spec.pinned)
+
+    def expires_at(self, record: Record) -> float | None:
+        """When an idle resident leaves by itself; None while it does not."""
+        if not record.is_open or record.leases or record.spec.name in self.queue.lines:
+            return None
+        if record.keep_alive_s < 0 or self.is_pinned(record.spec):
+            return None
+        return record.idle_since + record.keep_alive_s
+
+    def _grant(self, ticket: Ticket, record: Record) -> bool:
+        """Give a slot. True if somebody else has now been overtaken as often as may be."""
+        assert record.has_room(ticket.order), f"{record.spec.name} has no slot to give"
+        assert ticket.number not in self.leases, f"ticket {ticket.number} has its lease already"
+        record.leases += 1
+        self.leases[ticket.number] = record
+        if ticket.keep_alive_s is not None:
+            record.keep_alive_s = ticket.keep_alive_s
+        self._effects.append(Grant(ticket.number, record.spec.name, record.epoch))
+        is_enough = False
+        if self.queue.lines:
+            gap_s = min(self._now - self._granted_at, QUEUE_RETRY_S_MAX)
+            self._grant_gap_s += _PACE_WEIGHT * (gap_s - self._grant_gap_s)
+            for line in self.queue.lines.values():
+                if line.needs_memory and line.head.order < ticket.order:
+                    line.bypassed += 1
+                    is_enough |= line.bypassed == self.limits.bypass_count_max
+        self._granted_at = self._now
+        return is_enough
+
+    def _start(self, spec: ModelSpec) -> None:
+        assert spec.name not in self.records, f"{spec.name} has a worker already"
+        self._epochs += 1
+        reserved = spec.footprint.reserved_bytes
+        record = Record(spec, self._epochs, Residency.LOADING, self._now, held=reserved)
+        self.records[spec.name] = record
+        self._tell("model.loading", record, reserved_bytes=reserved)
+        self._effects.append(Load(spec.name, record.epoch, spec))
+
+    def _order_out(self, record: Record, reason: str, *, force: bool) -> None:
+        """Somebody decided that it leaves: now, or when its last lease ends. Nothing takes that back."""
+        if record.state is Residency.LEAVING:
+            return
+        if force or not record.leases:
+            self._send_away(record, reason)
+        elif not record.leave_reason:
+            record.state = Residency.DRAINING
+            record.leave_reason = reason
+            self._tell("model.draining", record, reason=reason, leases=record.leases)
+
+    def _send_away(self, record: Record, reason: str) -> None:
+        assert not (record.leases and reason in ("eviction", "expiry")), f"{record.spec.name} leaves while in use"
+        record.leave(reason)
+        self._tell("model.unloading", record, reason=reason)
+        self._effects.append(Unload(record.spec.name, record.epoch, reason))
+
+    def _remove(self, record: Record) -> None:
+        """Its processes are gone, and so is its reservation; leases of it are void."""
+        removed = self.records.pop(record.spec.name)
+        assert removed is record, f"{record.spec.name} was removed behind our back"
+        if record.leases:
+            self.leases = {number: one for number, one in self.leases.items() if one is not record}
+
+    def _refuse(self, number: int, error: YardError) -> bool:
+        self._effects.append(Refuse(number, error))
+        return True
+
+    def _refuse_line(self, model: str, error: YardError) -> None:
+        line = self.queue.lines.get(model)
+        for ticket in line.tickets() if line is not None else ():
+            self.queue.remove(ticket.number)
+            self._refuse(ticket.number, error)
+
+    def _of_epoch(self, model: str, epoch: int) -> Record | None:
+        record = self.records.get(model)
+        return record if record is not None and record.epoch == epoch else None
+
+    def _tell(self, name: str, record: Record, **fields: object) -> None:
+        self._effects.append(Tell(name, {"model": record.spec.name, "epoch": record.epoch, **fields}))
+
+    def _wake(self, at: float) -> None:
+        if self._wake_at is None or at < self._wake_at:
+            self._wake_at = at
+            self._effects.append(WakeAt(at))

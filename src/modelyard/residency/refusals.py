@@ -1,0 +1,52 @@
+"""Why a ticket was refused, with the numbers. Pure."""
+
+from __future__ import annotations
+
+from modelyard.errors import N_, InsufficientMemory, QueueFull, QueueTimeout
+from modelyard.memory.planner import NoFit
+from modelyard.units import format_bytes
+
+from .queue import Ticket
+
+MEMORY_RETRY_S = 5.0
+QUEUE_RETRY_S_MAX = 60.0
+
+_NEVER_HINTS = (N_("Use a smaller context, a smaller quantisation, or a machine with more memory."),)
+_FOREIGN_HINTS = (
+    N_("Other programs hold {foreign} of {device}: close them, or try again later."),
+    N_("`modelyard ps` shows what is in use."),
+)
+_PINNED_HINTS = (N_("Unpin or unload a model: only pinned ones are in the way."),)
+
+
+def no_room(model: str, answer: NoFit) -> InsufficientMemory:
+    """It does not fit: never, or because of others, or because of pins."""
+    hints: tuple[str, ...]
+    retry_after_s: float | None = MEMORY_RETRY_S
+    if answer.never:
+        hints, retry_after_s = _NEVER_HINTS, None
+    elif answer.foreign_bytes:
+        hints = _FOREIGN_HINTS
+    else:
+        hints = _PINNED_HINTS
+    return InsufficientMemory(
+        hints=hints,
+        retry_after_s=retry_after_s,
+        model=model,
+        device=answer.device,
+        needed=format_bytes(answer.needed_bytes),
+        budget=format_bytes(answer.budget_bytes),
+        free=format_bytes(answer.free_bytes),
+        foreign=format_bytes(answer.foreign_bytes),
+        never=answer.never,
+    )
+
+
+def queue_full(waiting: int, grant_gap_s: float) -> QueueFull:
+    """The queue is full; by the recent pace it is empty again in about `waiting` grants."""
+    return QueueFull(waiting=waiting, retry_after_s=min(max(1.0, waiting * grant_gap_s), QUEUE_RETRY_S_MAX))
+
+
+def waited_too_long(ticket: Ticket, now: float) -> QueueTimeout:
+    """The deadline came first."""
+    return QueueTimeout(model=ticket.spec.name, waited_s=round(now - ticket.arrived_at, 1), retry_after_s=1.0)

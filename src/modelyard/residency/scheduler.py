@@ -1,0 +1,201 @@
+"""Who is in memory, and who may use it: one state machine. Pure: events in, effects out.
+
+    absent ──Load──▶ loading ──Loaded──▶ resident ◀──▶ draining ──▶ leaving ──Unloaded──▶ absent
+                        └──LoadBroke──▶ absent            (any of them may be sent to leaving)
+
+Promises, at every step: reservations and foreign use together stay within each device's budget when a load starts;
+a leased or pinned model never leaves for another's need; each load has one epoch and one end; each ticket gets one
+answer. It is told the time and never asks for it. Owned by the manager, which alone calls `step`.
+"""
+
+from __future__ import annotations
+
+from modelyard.errors import ModelUnloaded, ShuttingDown
+from modelyard.memory.planner import never_fits
+from modelyard.types.status import Residency
+
+from .messages import (
+    Cancelled,
+    DevicesRead,
+    Effect,
+    Event,
+    LoadAsked,
+    LoadBroke,
+    Loaded,
+    PinAsked,
+    Released,
+    Requested,
+    Shutdown,
+    Tick,
+    UnloadAsked,
+    Unloaded,
+    WorkerDied,
+)
+from .queue import Ticket
+from .refusals import no_room, queue_full, waited_too_long
+from .settling import Settling
+from .state import Record
+
+OPERATOR = "operator"  # the caller under whose name operators' loads wait
+
+
+class Scheduler(Settling):
+    """Takes what happened, returns what to do."""
+
+    def step(self, event: Event) -> list[Effect]:
+        """Take one event. Most requests and releases need no second look at everybody else."""
+        self._now = now = max(self._now, event.now)
+        effects: list[Effect] = []
+        self._effects = effects
+        match event:
+            case Requested():
+                is_done = self._requested(event)
+            case Released():
+                is_done = self._released(event.ticket)
+            case Cancelled():
+                is_done = self.queue.remove(event.ticket) is None and self._released(event.ticket)
+            case Tick():
+                self._wake_at = None
+                is_done = False
+            case DevicesRead():
+                is_done = self._devices_read(event)
+            case LoadAsked():
+                is_done = self._load_asked(event)
+            case Loaded() | LoadBroke() | WorkerDied() | Unloaded():
+                is_done = self._worker_changed(event)
+            case UnloadAsked():
+                is_done = self._unload_asked(event.model, force=event.force)
+            case PinAsked():
+                self._pins[event.model] = event.pinned
+                is_done = False
+            case Shutdown():
+                is_done = self._shutdown(force=event.force)
+        if not is_done:
+            self._settle(now)
+        return effects
+
+    # Events. Each answers whether that is all: whether nobody else can be affected.
+
+    def _requested(self, event: Requested) -> bool:
+        """(1) Stopping: refuse. (2) Too late: refuse. (3) In memory with a free slot and nobody in front: grant.
+
+        (4) Failed lately: refuse with the cause. (5) Can never fit: refuse. (6) Queue full: refuse, or displace who
+        waits most. (7) Wait; settling joins a load under way or finds room for a new one.
+        """
+        self._arrivals += 1
+        spec, now = event.spec, self._now
+        ticket = Ticket(event.ticket, self._arrivals, spec, event.caller, now, event.deadline, event.keep_alive_s)
+        record = self.records.get(spec.name)
+        if self.is_shutting_down:  # (1)
+            return self._refuse(event.ticket, ShuttingDown())
+        if event.deadline <= now:  # (2)
+            return self._refuse(event.ticket, waited_too_long(ticket, now))
+        if record is not None and record.has_room(ticket.order) and record.spec.identity == spec.identity:
+            if spec.name not in self.queue.lines:  # (3)
+                return not self._grant(ticket, record)
+        elif record is None or not record.is_staying:
+            failed = self.failures.refusal(spec.name, now)
+            if failed is not None:  # (4)
+                return self._refuse(event.ticket, failed)
+        return self._wait(ticket)
+
+    def _load_asked(self, event: LoadAsked) -> bool:
+        """Like a request, but without a slot, and an operator may try again at once what has failed."""
+        self._arrivals += 1
+        spec, now = event.spec, self._now
+        if self.is_shutting_down:
+            return self._refuse(event.ticket, ShuttingDown())
+        if event.pinned is not None:
+            self._pins[spec.name] = event.pinned
+        return self._wait(Ticket(event.ticket, self._arrivals, spec, OPERATOR, now, event.deadline, takes_slot=False))
+
+    def _wait(self, ticket: Ticket) -> bool:
+        hopeless = never_fits(ticket.spec.footprint.reserved_bytes, self.books.ledgers)
+        record = self.records.get(ticket.spec.name)
+        if hopeless is not None and (record is None or not record.is_staying):  # (5)
+            return self._refuse(ticket.number, no_room(ticket.spec.name, hopeless))
+        if len(self.queue) >= self.limits.queue_max:  # (6)
+            full = queue_full(len(self.queue), self._grant_gap_s)
+            displaced = self.queue.to_displace(ticket.caller)
+            if displaced is None:
+                return self._refuse(ticket.number, full)
+            self.queue.remove(displaced.number)
+            self._refuse(displaced.number, full)
+        self.queue.push(ticket)  # (7)
+        return False
+
+    def _released(self, number: int) -> bool:
+        record = self.leases.pop(number, None)
+        if record is None:
+            return True  # its load is gone, or it never had one
+        record.leases -= 1
+        assert record.leases >= 0, f"{record.spec.name} has fewer than no leases"
+        if not record.leases:
+            record.idle_since = self._now
+        if self.queue.lines or self._is_overcommitted or record.state is not Residency.RESIDENT:
+            return False
+        expires_at = self.expires_at(record)
+        if expires_at is None:
+            return True
+        self._wake(expires_at)
+        return expires_at > self._now
+
+    def _devices_read(self, event: DevicesRead) -> bool:
+        for model, (epoch, in_use) in event.in_use.items():
+            record = self._of_epoch(model, epoch)
+            if record is not None:
+                record.measure(in_use)
+        self.books.read(event.readings, self.records.values())
+        return False
+
+    def _worker_changed(self, event: Loaded | LoadBroke | WorkerDied | Unloaded) -> bool:
+        record = self._of_epoch(event.model, event.epoch)
+        if record is None:
+            return True  # an old epoch changes nothing
+        match event:
+            case Loaded() if record.state is Residency.LOADING:
+                self._loaded(record, event)
+            case LoadBroke() if record.state is Residency.LOADING:
+                self._remove(record)
+                self.failures.load_broke(event.model, self._now, event.error)
+                self._tell("model.load_failed", record, code=event.error.code, problem=str(event.error))
+                self._refuse_line(event.model, self.failures.refusal(event.model, self._now) or event.error)
+            case WorkerDied() if record.state in (Residency.RESIDENT, Residency.DRAINING):
+                self.failures.died(event.model, self._now, event.error)
+                self._tell("model.crashed", record, code=event.error.code, problem=str(event.error))
+                self._send_away(record, "crash")
+                looping = self.failures.refusal(event.model, self._now)
+                if looping is not None:
+                    self._refuse_line(event.model, looping)
+            case Unloaded() | LoadBroke() if record.state is Residency.LEAVING:
+                self._remove(record)
+            case _:
+                return True  # said twice, or too late
+        return False
+
+    def _loaded(self, record: Record, event: Loaded) -> None:
+        record.state = Residency.RESIDENT
+        record.slots = event.slots
+        record.base = dict(event.held)
+        record.loaded_at = record.idle_since = self._now
+        record.load_s = event.load_s
+        own_ttl_s = record.spec.idle_ttl_s
+        record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
+        record.measure(event.in_use)
+        self.failures.loaded(event.model)
+
+    def _unload_asked(self, model: str, *, force: bool) -> bool:
+        """Who waits for it gets a clear answer; leases are waited for unless forced."""
+        self._refuse_line(model, ModelUnloaded(model=model))
+        record = self.records.get(model)
+        if record is not None:
+            self._order_out(record, OPERATOR, force=force)
+        return False
+
+    def _shutdown(self, *, force: bool) -> bool:
+        self.is_shutting_down = True
+        for model in list(self.queue.lines):
+            self._refuse_line(model, ShuttingDown())
+        for record in list(self.records.values()):
+            self._order_out(record, "shutdown", force=force)
+        return False

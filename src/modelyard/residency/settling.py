@@ -1,0 +1,118 @@
+"""Everything that follows from a new state: who is late, who gets memory, who gets a slot, who expires. Pure."""
+
+from __future__ import annotations
+
+from modelyard.memory.planner import NoFit, add, overcommit
+from modelyard.types.status import Residency
+
+from .acts import Acts
+from .messages import Grant
+from .refusals import no_room, waited_too_long
+from .room import Proposal, propose
+
+
+class Settling(Acts):
+    """What is done after each event that might matter to somebody else."""
+
+    def _settle(self, now: float) -> None:
+        """(1) Overdue tickets. (2) Ends that were waited for. (3) Room, then grants, until neither changes the other.
+
+        (4) Expiry. (5) When to look again.
+        """
+        for ticket in self.queue.overdue(now):  # (1)
+            self._refuse(ticket.number, waited_too_long(ticket, now))
+        self._end_what_is_over()  # (2)
+        self.books.update(self.records.values())
+        proposal = self._make_room()
+        while self._grant_waiting():  # (3)
+            proposal = self._make_room()
+        for record in list(self.records.values()):  # (4)
+            expires_at = self.expires_at(record)
+            if expires_at is not None and expires_at <= now:
+                self._tell("model.expired", record, idle_s=now - record.idle_since)
+                self._send_away(record, "expiry")
+        staying = add(*(record.held for record in self.records.values() if record.is_staying))
+        self._is_overcommitted = bool(overcommit(staying, self.books.ledgers))
+        self._plan_wake(proposal)  # (5)
+
+    def _end_what_is_over(self) -> None:
+        """Firm drains without leases leave; a load nobody waits for any more is given up while that saves much."""
+        for record in list(self.records.values()):
+            if record.state is Residency.DRAINING and record.leave_reason and not record.leases:
+                self._send_away(record, record.leave_reason)
+            elif record.state is Residency.LOADING and record.spec.name not in self.queue.lines:
+                expected_s = record.spec.load_s_expected * self.limits.abandon_load_ratio
+                if self._now - record.started_at < max(expected_s, self.limits.abandon_s_min):
+                    self._send_away(record, "abandoned")
+
+    def _make_room(self) -> Proposal:
+        """Carry out a proposal for memory."""
+        pinned = frozenset(name for name, record in self.records.items() if self.is_pinned(record.spec))
+        lines = self.queue.by_age()
+        proposal = propose(self._now, lines, self.records, self.books.ledgers, self.limits, pinned)
+        for name, wanted_by in proposal.evict:
+            self._tell("model.evicted", self.records[name], wanted_by=wanted_by)
+            self._send_away(self.records[name], "eviction")
+        for name in proposal.replace:
+            self._order_out(self.records[name], "change", force=False)
+        for name, record in self.records.items():
+            if record.is_open:
+                record.closed_from = proposal.close.get(name)
+                record.state = Residency.RESIDENT if record.closed_from is None else Residency.DRAINING
+        for spec in proposal.load:
+            self._start(spec)
+        self.promised = proposal.promised
+        for name, line in lines:
+            has_record = name in self.records and self.records[name].is_staying
+            line.needs_memory = not has_record and name not in proposal.promised
+            if has_record:
+                line.bypassed = 0
+        for name, answer in proposal.refuse:
+            self._refuse_line(name, no_room(name, answer))
+        for name, answer in proposal.refuse_old:
+            self._refuse_old(name, answer, proposal)
+        return proposal
+
+    def _grant_waiting(self) -> bool:
+        """Hand out free slots, longest waiting models first. True if that calls for another look at memory."""
+        for model, line in self.queue.by_age():
+            record = self.records.get(model)
+            if record is None or not record.is_open or record.spec.identity != line.spec.identity:
+                continue
+            watchers = list(line.watchers.values())
+            for watcher in watchers:
+                self.queue.take(watcher)
+                self._effects.append(Grant(watcher.number, model, record.epoch))
+            while record.leases < record.slots:
+                ticket = self.queue.next_in(line, record.closed_from)
+                if ticket is None:
+                    break
+                self.queue.take(ticket)
+                if self._grant(ticket, record):
+                    return True
+            if watchers:
+                return True
+        return False
+
+    def _plan_wake(self, proposal: Proposal) -> None:
+        times = [at for at in proposal.wake_at if at > self._now]
+        deadline = self.queue.next_deadline()
+        if deadline is not None:
+            times.append(deadline)
+        for record in self.records.values():
+            expires_at = self.expires_at(record)
+            if expires_at is not None:
+                times.append(expires_at)
+        if times:
+            self._wake(min(times))
+
+    def _refuse_old(self, model: str, answer: NoFit, proposal: Proposal) -> None:
+        """Others hold the memory: those who waited long enough for it are told so."""
+        line = self.queue.lines[model]
+        for ticket in line.tickets():
+            give_up_at = ticket.arrived_at + self.limits.memory_wait_s
+            if give_up_at > self._now:
+                proposal.wake_at.append(give_up_at)
+                break
+            self.queue.remove(ticket.number)
+            self._refuse(ticket.number, no_room(model, answer))

@@ -1,0 +1,186 @@
+"""What the scheduler remembers: limits, one record per model in memory, past failures, and what the devices hold.
+
+Pure. Only the scheduler writes here. A model without a record is absent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from modelyard.errors import LoadFailed, YardError
+from modelyard.memory.planner import Ledger, foreign_bytes, raised
+from modelyard.types.memory import DeviceReading
+from modelyard.types.model import ModelSpec
+from modelyard.types.status import Residency
+from modelyard.units import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyLimits:
+    """Every bound the scheduler keeps."""
+
+    headroom_bytes: int = GIB  # of each device, never given to a model
+    idle_ttl_s: float = 300.0  # negative: nothing expires
+    queue_max: int = 512
+    bypass_count_max: int = 8  # a ticket overtaken this often makes its victims drain
+    drain_after_s: float = 10.0  # so does one that has waited this long
+    memory_wait_s: float = 30.0  # how long to wait for others to give memory back
+    residence_load_ratio: float = 0.5  # a newcomer stays this share of its load time before another's need evicts it,
+    residence_s_max: float = 5.0  # and no longer than this
+    abandon_load_ratio: float = 0.5  # a load nobody waits for is given up before this share of its expected time
+    abandon_s_min: float = 1.0
+    backoff_s: float = 10.0  # after a failed load; doubles
+    backoff_s_max: float = 300.0
+    crash_count_max: int = 5  # worker ends within the window, after which nothing is started
+    crash_window_s: float = 600.0
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One load of one model, from the decision to load until its processes are gone."""
+
+    spec: ModelSpec
+    epoch: int
+    state: Residency  # loading, resident, draining or leaving
+    started_at: float
+    held: dict[str, int]  # the reservation; what the planner counts
+    base: dict[str, int] = field(default_factory=dict)  # the reservation when the load ended; `held` never falls below
+    in_use: dict[str, int] | None = None  # as last measured; None while nobody can tell
+    slots: int = 0
+    leases: int = 0  # never over `slots`; counts leases of this epoch only
+    loaded_at: float = 0.0
+    load_s: float = 0.0
+    idle_since: float = 0.0  # the end of the last lease
+    keep_alive_s: float = 0.0
+    closed_from: int | None = None  # draining for the ticket of this order: later ones are not granted here
+    leave_reason: str = ""  # set: a firm drain, or leaving; never unset
+
+    @property
+    def is_open(self) -> bool:
+        """In memory, and not ordered to go."""
+        return self.state in (Residency.RESIDENT, Residency.DRAINING) and not self.leave_reason
+
+    @property
+    def is_staying(self) -> bool:
+        """Keeps its memory unless somebody decides otherwise."""
+        return self.state is Residency.LOADING or self.is_open
+
+    def has_room(self, order: int) -> bool:
+        """Whether a ticket of this age may have a slot now."""
+        return self.is_open and self.leases < self.slots and (self.closed_from is None or order < self.closed_from)
+
+    def measure(self, in_use: Mapping[str, int]) -> None:
+        """Take note of what it uses now; its reservation follows growth."""
+        if self.is_open:
+            self.in_use = dict(in_use)
+            self.held = raised(self.base, self.in_use)
+
+    def leave(self, reason: str) -> None:
+        """Its end is decided; nobody can tell from here on what it uses."""
+        assert self.state is not Residency.LEAVING, f"{self.spec.name} leaves twice"
+        self.state = Residency.LEAVING
+        self.leave_reason = reason
+        self.in_use = None
+
+
+class MemoryBooks:
+    """What the devices said last, and how much of it is foreign."""
+
+    def __init__(self, headroom_bytes: int) -> None:
+        self.headroom_bytes = headroom_bytes
+        self.readings: dict[str, DeviceReading] = {}
+        self.ledgers: dict[str, Ledger] = {}
+
+    def read(self, readings: Iterable[DeviceReading], records: Iterable[Record]) -> None:
+        self.readings = {reading.device: reading for reading in readings}
+        self.update(records)
+
+    def update(self, records: Iterable[Record]) -> None:
+        """Work out foreign use anew: after a reading, and whenever a record came, went or changed."""
+        known: dict[str, int] = {}
+        unknown: dict[str, int] = {}
+        for record in records:
+            for device, held in record.held.items():
+                used = (record.in_use or {}).get(device, 0)
+                if record.in_use is None or (used == 0 and device != "ram"):  # some drivers tell nothing per process
+                    unknown[device] = unknown.get(device, 0) + held
+                else:
+                    known[device] = known.get(device, 0) + used
+        self.ledgers = {
+            device: Ledger(
+                device,
+                reading.total_bytes,
+                self.headroom_bytes,
+                foreign_bytes(
+                    used=reading.total_bytes - reading.free_bytes,
+                    known=known.get(device, 0),
+                    unknown_max=unknown.get(device, 0),
+                    last=self.ledgers[device].foreign_bytes if device in self.ledgers else 0,
+                ),
+            )
+            for device, reading in sorted(self.readings.items())
+        }
+
+
+@dataclass(slots=True)
+class _Failure:
+    error: YardError
+    ends: deque[float]  # when its workers ended, the last few
+    delay_s: float = 0.0
+    retry_at: float = 0.0
+    is_current: bool = True  # False once a load has gone well since
+
+
+class Failures:
+    """Who failed, why, and when to try again."""
+
+    def __init__(self, limits: ResidencyLimits) -> None:
+        self._limits = limits
+        self._of: dict[str, _Failure] = {}
+
+    def load_broke(self, model: str, now: float, error: YardError) -> None:
+        """Wait before the next try: twice as long each time."""
+        failure = self._ended(model, now, error)
+        limits = self._limits
+        failure.delay_s = min(max(limits.backoff_s, failure.delay_s * 2), limits.backoff_s_max)
+        failure.retry_at = max(failure.retry_at, now + failure.delay_s)
+
+    def died(self, model: str, now: float, error: YardError) -> None:
+        """A worker that was up ended. The next request may start another at once, but not for ever."""
+        self._ended(model, now, error)
+
+    def loaded(self, model: str) -> None:
+        """A load went well; a crash loop is still remembered."""
+        failure = self._of.get(model)
+        if failure is not None:
+            failure.delay_s = 0.0
+            failure.is_current = False
+
+    def refusal(self, model: str, now: float) -> YardError | None:
+        """Why not to try now, with the time to wait; None if trying is fine."""
+        failure = self._of.get(model)
+        if failure is None or now >= failure.retry_at:
+            return None
+        cause = failure.error
+        if not isinstance(cause, LoadFailed):
+            cause = LoadFailed(model=model, problem=str(cause))
+        cause = copy.copy(cause)
+        cause.retry_after_s = failure.retry_at - now
+        return cause
+
+    def reasons(self) -> dict[str, str]:
+        """Per model why it failed last, if nothing went well since."""
+        return {model: str(failure.error) for model, failure in sorted(self._of.items()) if failure.is_current}
+
+    def _ended(self, model: str, now: float, error: YardError) -> _Failure:
+        limits = self._limits
+        failure = self._of.setdefault(model, _Failure(error, deque(maxlen=limits.crash_count_max)))
+        failure.error = error
+        failure.is_current = True
+        failure.ends.append(now)
+        if len(failure.ends) == limits.crash_count_max:
+            failure.retry_at = max(failure.retry_at, failure.ends[0] + limits.crash_window_s)
+        return failure
