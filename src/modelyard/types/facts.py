@@ -23,6 +23,7 @@ class ModelFacts:
     architecture: str = ""
     layers: tuple[LayerFacts, ...] = ()
     embedding_width: int = 0
+    head_count: int = 0
     feed_forward_width: int = 0  # of all experts used at once
     vocabulary_count: int = 0
     merge_count: int = 0

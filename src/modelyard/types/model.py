@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from .facts import ModelFacts
 from .memory import Footprint
 
 _REF = re.compile(r"([\w][\w./+-]*?)(?::([\w][\w.+-]*))?(?:@([\w.-]+))?")
@@ -65,6 +66,7 @@ class Model:
     identity: str = ""  # changes when the files change: name, size, modification time and header
     aliases: tuple[str, ...] = ()
     problem: str = ""  # why it cannot be served, for a damaged file; empty when all is well
+    facts: ModelFacts | None = None  # what its header says about memory
     metadata: dict[str, object] = field(default_factory=dict)
 
 

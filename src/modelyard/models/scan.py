@@ -1,0 +1,148 @@
+"""Finds the models in folders: single files, split sets, projectors beside them, damaged files too.
+
+Bounded in depth and count; a folder that cannot be read is a problem in the result, never a crash. Links to folders are
+followed only inside the scanned folder, links to files anywhere. What models are called is decided in names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelyard.types.model import Model
+
+from .describe import describe, kind_of
+from .names import Found, named
+
+DEPTH_MAX = 8
+ENTRY_COUNT_MAX = 100_000
+FILE_COUNT_MAX = 10_000
+SPLIT_COUNT_MAX = 999
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.IGNORECASE)
+_PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that kept part of a folder from being scanned."""
+
+    path: Path
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """The models found, by name, and what went wrong."""
+
+    models: tuple[Model, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What one scan has seen so far."""
+
+    files: dict[Path, Path] = field(default_factory=dict)  # file -> the scanned folder it is in
+    problems: list[Problem] = field(default_factory=list)
+    entry_count: int = 0
+
+
+def scan(folders: Sequence[Path], known: Iterable[Model] = ()) -> ScanResult:
+    """Look through folders (or single files). Models in `known` whose files have not changed are not read again."""
+    walk = _Walk()
+    for folder in folders:
+        top = folder.expanduser().absolute()
+        if top.is_file():
+            walk.files.setdefault(top, top.parent)
+        else:
+            _walk(top, top, 0, walk)
+    found = _grouped(walk)
+    earlier = {model.files: model for model in known}
+    models = [_described(one, earlier.get(one.files)) for one in named(found)]
+    return ScanResult(tuple(sorted(models, key=lambda model: model.name)), tuple(walk.problems))
+
+
+def _described(one: Found, earlier: Model | None) -> Model:
+    if earlier is not None and _is_unchanged(one, earlier):
+        return replace(earlier, name=one.name, aliases=one.aliases)
+    model = describe(one.name, one.files, projector=one.projector, problem=one.problem)
+    return replace(model, aliases=one.aliases)
+
+
+def _is_unchanged(one: Found, earlier: Model) -> bool:
+    projector = str(one.projector) if one.projector else None
+    if earlier.problem or earlier.metadata.get("projector") != projector:
+        return False
+    try:
+        all_about = [path.stat() for path in [*one.files, *([one.projector] if one.projector else [])]]
+    except OSError:
+        return False
+    size, modified_at = sum(about.st_size for about in all_about), max(about.st_mtime for about in all_about)
+    return (size, modified_at) == (earlier.size_bytes, earlier.modified_at)
+
+
+def _walk(folder: Path, top: Path, depth: int, walk: _Walk) -> None:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as failure:
+        walk.problems.append(Problem(folder, f"cannot be read: {failure.strerror or failure}"))
+        return
+    for entry in entries:
+        walk.entry_count += 1
+        if walk.entry_count > ENTRY_COUNT_MAX or len(walk.files) >= FILE_COUNT_MAX:
+            if not any(problem.path == top for problem in walk.problems):
+                walk.problems.append(Problem(top, "has too many files; the rest was not looked at"))
+            return
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            if entry.is_symlink() and not _is_inside(path, top):
+                continue
+            if depth + 1 > DEPTH_MAX:
+                walk.problems.append(Problem(path, f"is more than {DEPTH_MAX} folders deep"))
+                continue
+            _walk(path, top, depth + 1, walk)
+        elif entry.name.lower().endswith(".gguf"):
+            walk.files.setdefault(path, top)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_inside(path: Path, top: Path) -> bool:
+    """Whether a linked folder lies below the scanned one and is no folder above the link: those would be circles."""
+    target = path.resolve()
+    return target.is_relative_to(top.resolve()) and not path.parent.resolve().is_relative_to(target)
+
+
+def _grouped(walk: _Walk) -> list[Found]:
+    """Files to models: the parts of a split set are one model, projectors belong to the models beside them."""
+    splits: dict[tuple[Path, str, int], dict[int, Path]] = defaultdict(dict)
+    singles: list[Path] = []
+    projectors: dict[Path, Path] = {}
+    for path in walk.files:
+        match = _SPLIT.fullmatch(path.stem)
+        if match and 1 <= int(match["count"]) <= SPLIT_COUNT_MAX:
+            splits[path.parent, match["stem"], int(match["count"])][int(match["number"])] = path
+        elif _PROJECTOR.search(path.stem) and kind_of(path) == "mmproj":
+            projectors.setdefault(path.parent, path)
+        else:
+            singles.append(path)
+    found = [Found(path.stem, (path,), walk.files[path], projectors.get(path.parent)) for path in singles]
+    for (folder, stem, count), parts in splits.items():
+        files = tuple(parts[number] for number in sorted(parts))
+        missing = [number for number in range(1, count + 1) if number not in parts]
+        problem = f"part {missing[0]} of {count} is missing" if missing else ""
+        found.append(Found(stem, files, walk.files[files[0]], projectors.get(folder), problem))
+    return found
