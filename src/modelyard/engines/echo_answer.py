@@ -63,7 +63,7 @@ def read_question(body: bytes, *, is_chat: bool, request_id: str, settings: Echo
         )
     choices = asked.get("n") or 1
     if choices > settings.slots:
-        raise Refused(f"n_cmpl cannot be greater than the number of slots ({settings.slots})")
+        raise Refused(f"Field 'n': Value must be between 1 <= value <= {settings.slots}, but got {choices}")
     last_words = tuple(texts[-1].split()) if texts else ()
     limit = asked.get("max_tokens") or asked.get("max_completion_tokens") or asked.get("n_predict")
     natural = len(last_words) if settings.echo_prompt else settings.reply_tokens

@@ -11,8 +11,12 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 PARENT_VARIABLE = "MODELYARD_PARENT_PID"
+
+OOM_SCORE = "500"
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -25,6 +29,8 @@ def enter() -> None:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        with suppress(OSError):  # when memory runs out, a worker goes before the node
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The signal is armed for the parent of now: one that died a moment earlier would never be noticed.
     if parent and os.getppid() != parent:

@@ -48,7 +48,8 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
     while not await _is_ready(worker):
         await asyncio.wait((worker.exited,), timeout=delay)
         if worker.exited.done():
-            raise _failed(worker, watch, watch.explain(worker.last_lines()), worker.exited.result().text)
+            end = worker.exited.result().text
+            raise _failed(worker, watch, f"{watch.explain(worker.last_lines())} ({end})", end)
         now = time.monotonic()
         delay = min(POLL_MAX_S, delay * 1.5)
         if delay >= POLL_MAX_S / 2:  # a short load is over before its memory was ever looked at

@@ -70,7 +70,7 @@ class RunFolder:
     def new_socket(self) -> Path:
         """A path no worker of this run ever had: a killed worker's socket file blocks the next one."""
         self._count += 1
-        return self.path / f"w{self._count}"
+        return self.path / f"w{self._count}.sock"  # llama.cpp takes what ends so for a path
 
 
 def run_root(runtime_folder: Path | None) -> Path:

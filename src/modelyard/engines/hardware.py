@@ -1,0 +1,133 @@
+"""What this machine offers an engine, and launch values that follow from it, each with its reason.
+
+Choices are pure functions of a `Hardware`; only `read_hardware` and `usable_gpus` look at the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from modelyard.engines.base import Choice
+
+CGROUPS = Path("/sys/fs/cgroup")
+PROBE_S = 20.0
+# Prompt arithmetic of one core, measured on a small 2.5 GHz machine: 2 operations per parameter and token.
+PREFILL_OPERATIONS_PER_CORE_S = 100e9
+BATCH_S_MAX = 1.0  # a batch cannot be cancelled, and halts every other slot
+BATCH_TOKENS_MIN, BATCH_TOKENS_MAX, BATCH_TOKENS_GPU = 32, 512, 2048
+CONTEXT_TOKENS, CONTEXT_TOKENS_GPU = 4096, 8192
+SLOTS_MAX = 4
+GPU_LAYERS_ALL = 999  # more than any model has: the engine takes what there is
+_PROBE = (
+    "import json, xllamacpp as x\n"
+    "print(json.dumps([str(d['type']) for d in x.get_device_info() if 'GPU' in str(d['type']).upper()]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Cores and GPUs a worker may use."""
+
+    physical_cores: int = 1
+    cpu_quota: float | None = None  # cores a cgroup or an affinity mask leaves us
+    gpus: tuple[str, ...] = ()  # device ids the engine can really use: "gpu0", ...
+
+    @property
+    def cores(self) -> int:
+        """Whole cores to compute with: at least one."""
+        quota = math.inf if self.cpu_quota is None else self.cpu_quota
+        return max(1, int(min(self.physical_cores, quota)))
+
+
+def threads(hardware: Hardware) -> Choice:
+    """One thread per physical core we may use: more only wait for one another."""
+    if hardware.cpu_quota is not None and hardware.cpu_quota < hardware.physical_cores:
+        return Choice(hardware.cores, f"{hardware.cpu_quota:g} of {hardware.physical_cores} cores are allowed")
+    return Choice(hardware.cores, f"{hardware.physical_cores} physical cores")
+
+
+def slots(hardware: Hardware) -> Choice:
+    """Requests served at once: they share the processor, so few without a GPU."""
+    if hardware.gpus:
+        return Choice(SLOTS_MAX, "a GPU is present")
+    return Choice(min(SLOTS_MAX, max(2, hardware.cores // 2)), f"{hardware.cores} cores and no GPU")
+
+
+def context_length(hardware: Hardware, trained: int | None) -> Choice:
+    """Tokens per slot: memory for them is taken whether used or not."""
+    wanted = CONTEXT_TOKENS_GPU if hardware.gpus else CONTEXT_TOKENS
+    if trained is not None and trained <= wanted:
+        return Choice(trained, "all the model was trained for")
+    return Choice(wanted, "the default with a GPU" if hardware.gpus else "the default without a GPU")
+
+
+def batch_tokens(hardware: Hardware, parameter_count: int | None) -> Choice:
+    """Prompt tokens per step: as many as are computed within a second, since a step cannot be interrupted."""
+    if hardware.gpus:
+        return Choice(BATCH_TOKENS_GPU, "a GPU is present")
+    if not parameter_count:
+        return Choice(BATCH_TOKENS_MAX // 4, "the model's size is not known")
+    per_s = hardware.cores * PREFILL_OPERATIONS_PER_CORE_S / (2 * parameter_count)
+    fitting = 2 ** int(math.log2(max(1.0, per_s * BATCH_S_MAX)))
+    chosen = min(BATCH_TOKENS_MAX, max(BATCH_TOKENS_MIN, fitting))
+    return Choice(chosen, f"about {per_s:.0f} prompt tokens a second, and a step should end within {BATCH_S_MAX:g} s")
+
+
+def gpu_layers(hardware: Hardware) -> Choice:
+    """Everything on the GPU, or nothing."""
+    if hardware.gpus:
+        return Choice(GPU_LAYERS_ALL, "all layers: a GPU is present")
+    return Choice(0, "no GPU the engine can use")
+
+
+def read_hardware(gpus: tuple[str, ...] = (), cgroups: Path = CGROUPS) -> Hardware:
+    """Look at this machine. `gpus` are the devices the engine can use, see `usable_gpus`."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    limits = [quota for quota in (_cgroup_quota(cgroups), _affinity()) if quota is not None]
+    return Hardware(physical, min(limits, default=None), gpus)
+
+
+async def usable_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """GPUs that the installed llama.cpp can use, asked in a process of its own: the library is heavy, and may crash."""
+    with suppress(OSError, TimeoutError, ValueError):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", _PROBE, env=dict(environment),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(PROBE_S):
+                answer, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return tuple(f"gpu{number}" for number, _type in enumerate(json.loads(answer.splitlines()[-1])))
+    return ()
+
+
+def _affinity() -> float | None:
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    allowed = len(os.sched_getaffinity(0))
+    return None if allowed >= (os.cpu_count() or 1) else float(allowed)
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """CPU quota in cores, of version 2 or 1. As a container sees it: its own group at the root."""
+    with suppress(OSError, ValueError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        limit = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        return limit / int((root / "cpu/cpu.cfs_period_us").read_text()) if limit > 0 else None
+    return None

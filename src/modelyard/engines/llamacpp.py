@@ -1,0 +1,218 @@
+"""The engine "llamacpp": a recipe for workers that serve GGUF files with llama.cpp's own server.
+
+Chooses launch values from settings, else from the hardware; asks the oracle for a footprint, else the formula; reads a
+dead worker's last lines. The worker itself is `llamacpp_launcher`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from modelyard.engines import hardware as choose
+from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand
+from modelyard.engines.environment import scrubbed
+from modelyard.engines.hardware import Hardware
+from modelyard.engines.llamacpp_oracle import ask
+from modelyard.errors import N_, ModelFileError
+from modelyard.memory.footprint import CacheType, LoadShape, predict
+from modelyard.models.facts import facts_of
+from modelyard.models.gguf import read_header, read_split_header
+from modelyard.types.facts import ModelFacts
+from modelyard.types.memory import Footprint
+from modelyard.types.model import Capability, Model
+from modelyard.units import MIB
+
+NAME = "llamacpp"
+PROMPT_CACHE_BYTES = 128 * MIB  # the engine's own default is 8 GiB, unseen
+CHECKPOINTS_PER_SLOT = 2  # the engine's own default is 32
+
+OUT_OF_MEMORY = N_("out of memory")
+DAMAGED = N_("the file is damaged or cut")
+MISSING = N_("the file cannot be opened")
+UNKNOWN_KIND = N_("this llama.cpp does not know the model's architecture")
+OTHER = N_("the engine ended while loading")
+
+# Anchored to the start of llama.cpp's own lines: one that merely mentions memory, in a file's name say, tells nothing.
+_PREFIX = r"^(?:\d[\d.]* [A-Z] +)?(?:llama_model_load: error loading model: )?"
+_CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(_PREFIX + pattern), cause)
+    for pattern, cause in (
+        (r"ggml_aligned_malloc: insufficient memory", OUT_OF_MEMORY),
+        (r"ggml_backend_\w+: (?:failed to allocate|allocating \S+ MiB on device)", OUT_OF_MEMORY),
+        (r"(?:alloc_tensor_range|ggml_gallocr_\w+): failed to allocate", OUT_OF_MEMORY),
+        (r"unable to allocate \w+ buffer", OUT_OF_MEMORY),
+        (r"(?:CUDA error: out of memory|cudaMalloc failed: out of memory)", OUT_OF_MEMORY),
+        (r"load failed: std::bad_alloc|terminate called after throwing an instance of 'std::bad_alloc'", OUT_OF_MEMORY),
+        (r"unknown model architecture", UNKNOWN_KIND),
+        (r"gguf_init_from_file: failed to open", MISSING),
+        (r"gguf_init_from_(?:file|reader)\w*: ", DAMAGED),
+        (r"tensor '[^']*' data is not within the file bounds", DAMAGED),
+        (r"(?:check_tensor_dims: tensor|missing tensor|wrong number of tensors|done_getting_tensors:)", DAMAGED),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaOverrides:
+    """What settings fix; None is chosen from the hardware."""
+
+    context_length: int | None = None  # per slot
+    slots: int | None = None
+    threads: int | None = None
+    n_batch: int | None = None
+    n_gpu_layers: int | None = None
+    kv_type: str | None = None
+    prompt_cache_bytes: int | None = None
+
+
+class LlamaCpp:
+    """Starts llama.cpp workers."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        environment: Mapping[str, str] | None = None,
+        *,
+        overrides: LlamaOverrides | None = None,
+        per_model: Mapping[str, LlamaOverrides] | None = None,
+        has_oracle: bool = True,
+    ) -> None:
+        """`per_model` is by canonical name, and complete: it replaces `overrides` for that model."""
+        self._hardware = hardware
+        self._environment = {
+            **scrubbed(environment or {}),
+            "GGML_NO_BACKTRACE": "1",  # a crash takes two seconds otherwise
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that its numbers are the driver's
+        }
+        self._overrides = overrides or LlamaOverrides()
+        self._per_model = {name.lower(): value for name, value in (per_model or {}).items()}
+        self._has_oracle = has_oracle
+
+    def serves(self, model: Model) -> bool:
+        return model.engine == NAME and bool(model.files)
+
+    def options(self, model: Model) -> LaunchOptions:
+        machine, fixed = self._hardware, self._per_model.get(model.name, self._overrides)
+        chosen = {
+            "context_length": _fixed(fixed.context_length) or choose.context_length(machine, model.context_length),
+            "slots": _fixed(fixed.slots) or _slots(machine, model),
+            "threads": _fixed(fixed.threads) or choose.threads(machine),
+            "n_batch": _fixed(fixed.n_batch) or choose.batch_tokens(machine, model.parameter_count),
+            "n_gpu_layers": _fixed(fixed.n_gpu_layers) or choose.gpu_layers(machine),
+            "kv_type": _fixed(fixed.kv_type) or Choice("f16", "exact"),
+            "prompt_cache_bytes": _fixed(fixed.prompt_cache_bytes) or Choice(PROMPT_CACHE_BYTES, "the default"),
+        }
+        context = cast(int, chosen["context_length"].value)
+        if model.context_length is not None and context > model.context_length:
+            chosen["context_length"] = Choice(model.context_length, "the model was trained for no more")
+        if _is_pooled(model):  # an input must fit into one step
+            chosen["n_batch"] = Choice(chosen["context_length"].value, "embeddings are computed in one step")
+        values = {name: choice.value for name, choice in chosen.items() if name not in ("context_length", "slots")}
+        return LaunchOptions(
+            slots=cast(int, chosen["slots"].value),
+            context_length=cast(int, chosen["context_length"].value),
+            values=values,
+            reasons={name: choice.reason for name, choice in chosen.items()},
+        )
+
+    async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
+        """The engine's own table if it gives one, else the formula over the header's facts."""
+        facts = await asyncio.to_thread(_facts, model)
+        shape = self._shape(model, options)
+        if self._has_oracle:
+            answer = await ask(model.files[0], shape, facts, environment=self._environment)
+            if answer is not None:
+                return answer
+        return predict(facts, shape)
+
+    def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
+        values = options.values
+        batch = min(_number(values["n_batch"]), (options.context_length or 0) * options.slots)
+        params: dict[str, object] = {
+            "model": str(model.files[0]),
+            "threads": values["threads"],
+            "kv_type": values["kv_type"],
+            "n_ctx": (options.context_length or 0) * options.slots,  # the server divides it among its slots
+            "n_parallel": options.slots,
+            "n_batch": batch,
+            "n_ubatch": batch,
+            "n_gpu_layers": values["n_gpu_layers"],
+            "cache_ram_mib": _number(values["prompt_cache_bytes"]) // MIB,
+            "n_ctx_checkpoints": CHECKPOINTS_PER_SLOT,
+        }
+        if projector := _projector(model):
+            params["projector"] = str(projector)
+        if _is_pooled(model):
+            params["pooling"] = "RANK" if Capability.RERANK in model.capabilities else "UNSPECIFIED"
+        program = (sys.executable, "-P", "-m", "modelyard.engines.llamacpp_launcher")
+        return WorkerCommand(
+            argv=(*program, "--socket", str(socket), "--params", json.dumps(params)),
+            environment=self._environment,
+            socket=socket,
+        )
+
+    def explain_failure(self, last_lines: tuple[str, ...]) -> str:
+        """The cause, from the engine's own words; the latest line that is known decides."""
+        for line in reversed(last_lines):
+            for pattern, cause in _CAUSES:
+                if pattern.search(line):
+                    return cause
+        return OTHER
+
+    def _shape(self, model: Model, options: LaunchOptions) -> LoadShape:
+        values, kind = options.values, cast(CacheType, options.values["kv_type"])
+        return LoadShape(
+            context_length=options.context_length or 0,
+            slots=options.slots,
+            batch_tokens=_number(values["n_batch"]),
+            key_type=kind,
+            value_type=kind,
+            prompt_cache_max_bytes=_number(values["prompt_cache_bytes"]),
+            checkpoint_count_max=CHECKPOINTS_PER_SLOT,
+            gpu_layers=_number(values["n_gpu_layers"]),
+            gpus=self._hardware.gpus if _number(values["n_gpu_layers"]) else (),
+        )
+
+
+def _fixed(value: object) -> Choice | None:
+    return None if value is None else Choice(value, "set in the configuration")
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int), value
+    return value
+
+
+def _slots(machine: Hardware, model: Model) -> Choice:
+    return Choice(1, "one batch of inputs at a time") if _is_pooled(model) else choose.slots(machine)
+
+
+def _is_pooled(model: Model) -> bool:
+    """Whether the model gives vectors or scores instead of text."""
+    return Capability.CHAT not in model.capabilities and bool(
+        {Capability.EMBED, Capability.RERANK} & model.capabilities
+    )
+
+
+def _projector(model: Model) -> Path | None:
+    path = model.metadata.get("projector")
+    return Path(path) if isinstance(path, str) else None
+
+
+def _facts(model: Model) -> ModelFacts:
+    """Read from the files again: a spec is made once per model, and headers are small."""
+    try:
+        projector = _projector(model)
+        header = read_split_header(model.files) if len(model.files) > 1 else read_header(model.files[0])
+        return facts_of(header, projector_bytes=projector.stat().st_size if projector else 0)
+    except (ValueError, OSError) as error:
+        raise ModelFileError(path=model.files[0].name, problem=str(error)) from error
