@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def parse(text: str, path: Path) -> dict[str, object]:
     try:
         match path.suffix.lower():
             case ".toml":
-                tree: object = tomllib.loads(text)
+                tree: object = _toml(text)
             case ".json":
                 tree = json.loads(text) if text.strip() else {}
             case ".yaml" | ".yml":
@@ -33,6 +32,12 @@ def parse(text: str, path: Path) -> dict[str, object]:
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(N_("{where}: a configuration file holds named sections"), where=path)
     return tree
+
+
+def _toml(text: str) -> object:
+    import tomllib  # costs 5 ms that only those with a TOML file pay
+
+    return tomllib.loads(text)
 
 
 def _yaml(text: str) -> object:

@@ -1,0 +1,98 @@
+"""`modelyard load`, `unload`, `pin`: who is in memory. Each says what memory did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from modelyard.cli.output import write_object
+from modelyard.cli.phase import PhaseLine
+from modelyard.cli.session import Session, session_of, url_option
+from modelyard.errors import N_
+from modelyard.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from modelyard.types.memory import Receipt
+
+_output_option = click.option(
+    "-o", "--output", "form", type=click.Choice(("text", "json", "yaml")), default="text", help=N_("Output format.")
+)
+
+
+@click.command(help=N_("Load a model and wait until it is ready."))
+@click.argument("model")
+@_output_option
+@url_option
+@click.pass_context
+def load(context: click.Context, model: str, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client, PhaseLine(session, client.url, text=N_("loading the model")):
+        receipt = client.load(model)
+    if receipt is None:
+        session.terminal.say(N_("{model} is in memory already."), model=model)
+    else:
+        taken = _amounts({device: -count for device, count in receipt.freed_bytes.items()})
+        took = format_duration(receipt.took_s)
+        session.terminal.say(N_("{model} is loaded ({took}); taken: {taken}"), model=model, took=took, taken=taken)
+    _write_receipt(session, form, receipt)
+
+
+@click.command(help=N_("Take a model out of memory. Its running requests end first, unless --force is given."))
+@click.argument("model")
+@click.option("--force", is_flag=True, help=N_("Break off running requests."))
+@click.option("--yes", is_flag=True, help=N_("Do not ask."))
+@_output_option
+@url_option
+@click.pass_context
+def unload(context: click.Context, model: str, force: bool, yes: bool, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client:
+        if force and not yes and session.has_input and session.terminal.is_watched:
+            _confirm_force(session, client.status().residents, model)
+        with PhaseLine(session, client.url, text=N_("unloading the model")):
+            receipt = client.unload(model, force=force)
+    if receipt is None:
+        session.terminal.say(N_("{model} was not in memory."), model=model)
+    else:
+        freed, took = _amounts(receipt.freed_bytes), format_duration(receipt.took_s)
+        session.terminal.say(N_("{model} is unloaded ({took}); freed: {freed}"), model=model, took=took, freed=freed)
+        if receipt.leaked_bytes > 0:
+            leaked = format_bytes(receipt.leaked_bytes)
+            session.terminal.say(N_("{leaked} did not come back."), leaked=leaked)
+    _write_receipt(session, form, receipt)
+
+
+@click.command(help=N_("Keep a model in memory: it is loaded now, never evicted and never expires."))
+@click.argument("model")
+@click.option("--off", is_flag=True, help=N_("No longer keep it."))
+@url_option
+@click.pass_context
+def pin(context: click.Context, model: str, off: bool, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client, PhaseLine(session, client.url):
+        client.pin(model, pinned=not off)
+    text = N_("{model} is no longer pinned.") if off else N_("{model} is pinned.")
+    session.terminal.say(text, model=model)
+
+
+def _confirm_force(session: Session, residents: tuple[object, ...], model: str) -> None:
+    from modelyard.types.status import ResidentStatus
+
+    for resident in residents:
+        if isinstance(resident, ResidentStatus) and resident.model == model and resident.leases:
+            template = N_("{model} is answering {count} requests. Break them off and free {freed}?")
+            freed = _amounts(resident.measured_bytes or resident.reserved_bytes)
+            question = session.terminal._(template, model=model, count=resident.leases, freed=freed)
+            click.confirm(question, abort=True, err=True)
+
+
+def _amounts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{device} {format_bytes(count)}" for device, count in counts.items()) or "-"
+
+
+def _write_receipt(session: Session, form: str, receipt: Receipt | None) -> None:
+    if form != "text":
+        write_object(session.terminal, form, {"receipt": asdict(receipt) if receipt else None})

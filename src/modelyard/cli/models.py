@@ -1,0 +1,151 @@
+"""`modelyard list` and `ps`: which models there are, and which are in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from modelyard.cli.output import format_option, write_listing
+from modelyard.cli.session import Session, session_of, url_option
+from modelyard.errors import N_
+from modelyard.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from modelyard.client.replies import ModelEntry
+    from modelyard.types.status import NodeStatus, ResidentStatus
+
+MODEL_COLUMNS = ("NAME", "SIZE", "MODIFIED", "CONTEXT", "ENGINE", "STATE")
+RESIDENT_COLUMNS = ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "STATE", "BUSY")
+
+
+@click.command("list", help=N_("List the models of a server. With a PREFIX, only names that begin with it."))
+@click.argument("prefix", default="")
+@format_option
+@url_option
+@click.pass_context
+def list_models(context: click.Context, prefix: str, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client:
+        entries = [entry for entry in client.models() if entry.name.lower().startswith(prefix.lower())]
+    write_models(session, form, entries)
+
+
+@click.command(help=N_("List the models in memory, and the requests that use them."))
+@format_option
+@url_option
+@click.pass_context
+def ps(context: click.Context, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client:
+        status = client.status()
+    write_residents(session, form, status)
+
+
+def write_models(session: Session, form: str, entries: Sequence[ModelEntry]) -> None:
+    """Write a server's models; what is wrong with one stands in its state."""
+    terminal, now = session.terminal, time.time()
+    rows = [
+        (
+            entry.name,
+            format_bytes(entry.size_bytes) if entry.size_bytes else "-",
+            _ago(session, now - entry.created_at) if entry.created_at > 0 else "-",
+            str(entry.context_length or "-"),
+            entry.engine or "-",
+            terminal._(N_("problem: {problem}"), problem=entry.problem) if entry.problem else entry.state or "-",
+        )
+        for entry in entries
+    ]
+    objects = [{**asdict(entry), "created_at": _time(entry.created_at)} for entry in entries]
+    write_listing(terminal, form, "models", MODEL_COLUMNS, rows, objects)
+
+
+def write_residents(session: Session, form: str, status: NodeStatus) -> None:
+    """Write what is in memory; for people also devices, requests, and why loads failed."""
+    rows = [_resident_row(session, resident) for resident in status.residents]
+    whole = asdict(status)
+    objects = [{**one, "loaded_at": _time(one["loaded_at"])} for one in whole.pop("residents")]
+    whole["started_at"] = _time(status.started_at)
+    write_listing(session.terminal, form, "residents", RESIDENT_COLUMNS, rows, objects, whole)
+    if form == "table":
+        _write_rest(session, status)
+
+
+def _resident_row(session: Session, resident: ResidentStatus) -> tuple[str, ...]:
+    held = resident.measured_bytes or resident.reserved_bytes
+    return (
+        resident.model,
+        format_bytes(sum(held.values())) if held else "-",
+        processor(held),
+        str(resident.context_length or "-"),
+        _until(session, resident),
+        str(resident.state.value),
+        f"{resident.leases}/{resident.slots}",
+    )
+
+
+def processor(held_bytes: dict[str, int]) -> str:
+    """Where a model is, as a share of its bytes.
+
+    >>> processor({"ram": 1, "gpu0": 3}), processor({"gpu0": 1, "gpu1": 1}), processor({"ram": 7}), processor({})
+    ('25%/75% CPU/GPU', '100% GPU', '100% CPU', '-')
+    """
+    total = sum(held_bytes.values())
+    if not total:
+        return "-"
+    gpu = round(100 * sum(count for device, count in held_bytes.items() if device.startswith("gpu")) / total)
+    if gpu in (0, 100):
+        return "100% GPU" if gpu else "100% CPU"
+    return f"{100 - gpu}%/{gpu}% CPU/GPU"
+
+
+def _until(session: Session, resident: ResidentStatus) -> str:
+    terminal = session.terminal
+    if resident.state in ("draining", "leaving"):
+        return terminal._(N_("stopping"))
+    if resident.expires_in_s is not None:
+        return terminal._(N_("{time} from now"), time=format_duration(max(0.0, resident.expires_in_s)))
+    if resident.leases and not resident.pinned:
+        return terminal._(N_("in use"))
+    return terminal._(N_("forever"))
+
+
+def _write_rest(session: Session, status: NodeStatus) -> None:
+    terminal = session.terminal
+    for device in status.devices:
+        terminal.say(
+            N_("{device}: {reserved} of {budget} given to models, {foreign} used by others"),
+            device=device.reading.device,
+            reserved=format_bytes(device.reserved_bytes),
+            budget=format_bytes(device.budget_bytes),
+            foreign=format_bytes(device.foreign_bytes),
+        )
+    for request in status.requests:
+        terminal.say(
+            N_("request {id}: {model}, {phase} for {age}, {count} tokens"),
+            id=request.id,
+            model=request.model,
+            phase=request.phase,
+            age=format_duration(request.age_s),
+            count=request.output_tokens,
+        )
+    if status.queue:
+        terminal.say(N_("{count} requests are waiting."), count=status.queue)
+    for model, problem in status.failures.items():
+        terminal.say(N_("{model} could not be loaded: {problem}"), model=model, problem=problem)
+    if status.draining:
+        terminal.say(N_("The server is shutting down."))
+
+
+def _ago(session: Session, seconds: float) -> str:
+    days = int(seconds // 86400)
+    time_text = f"{days}d" if days else format_duration(max(0.0, seconds))
+    return session.terminal._(N_("{time} ago"), time=time_text)
+
+
+def _time(at: float | None) -> str | None:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z") if at else None

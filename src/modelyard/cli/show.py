@@ -1,0 +1,134 @@
+"""`modelyard show`: everything a server knows about one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from modelyard.cli.output import write_object
+from modelyard.cli.session import Session, session_of, url_option
+from modelyard.cli.terminal import plain
+from modelyard.errors import N_, YardError
+from modelyard.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from modelyard.client.replies import ModelEntry
+    from modelyard.types.status import NodeStatus, ResidentStatus
+
+Lines = Iterator[tuple[str, str]]
+
+
+@click.command(help=N_("Show one model: its file, what it can do, how it is started and why so, and what it needs."))
+@click.argument("model")
+@click.option("-o", "--output", "form", type=click.Choice(("text", "json", "yaml")), default="text", help=N_("Output."))
+@url_option
+@click.pass_context
+def show(context: click.Context, model: str, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client:
+        entry = client.show(model)
+        try:
+            status: NodeStatus | None = client.status()
+        except YardError:
+            status = None  # a key may see models and not the node
+    if form == "text":
+        write_sections(session, entry, status)
+        return
+    resident = _resident(entry, status)
+    told = {"model": asdict(entry), "resident": asdict(resident) if resident else None}
+    write_object(session.terminal, form, {**told, "last_failure": _failure(entry, status)})
+
+
+def write_sections(session: Session, entry: ModelEntry, status: NodeStatus | None) -> None:
+    """One section after the other; what is unknown is left out."""
+    sections = (
+        (N_("Model"), _model_lines(entry)),
+        (N_("Capabilities"), ((name, "") for name in sorted(entry.capabilities))),
+        (N_("Launch options"), _launch_lines(entry)),
+        (N_("Footprint"), _footprint_lines(entry)),
+        (N_("State"), _state_lines(entry, _resident(entry, status))),
+        (N_("Last failure"), iter([(_failure(entry, status), "")] if _failure(entry, status) else [])),
+    )
+    for title, lines in sections:
+        found = [(plain(name), plain(value)) for name, value in lines]
+        if found:
+            width = max(len(name) for name, value in found)
+            text = "".join(f"    {name.ljust(width)}  {value}".rstrip() + "\n" for name, value in found)
+            session.terminal.answer(f"  {session.terminal._(title)}\n{text}\n")
+
+
+def _model_lines(entry: ModelEntry) -> Lines:
+    yield "name", entry.name
+    if entry.aliases:
+        yield "aliases", ", ".join(entry.aliases)
+    for name in ("architecture", "quantization", "format"):
+        if entry.details.get(name):
+            yield name, str(entry.details[name])
+    count = entry.details.get("parameter_count")
+    if isinstance(count, int) and count:
+        yield "parameters", f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"
+    if entry.size_bytes:
+        yield "size", format_bytes(entry.size_bytes)
+    if entry.context_length:
+        yield "context", str(entry.context_length)
+    if entry.engine:
+        yield "engine", entry.engine
+    if entry.problem:
+        yield "problem", entry.problem
+
+
+def _launch_lines(entry: ModelEntry) -> Lines:
+    launch = entry.details.get("launch")
+    if not isinstance(launch, dict):
+        return
+    values, reasons = _mapping(launch.get("values")), _mapping(launch.get("reasons"))
+    for name in ("slots", "context_length"):
+        if launch.get(name) is not None:
+            values = {name: launch[name], **values}
+    for name, value in values.items():
+        yield str(name), f"{value}  ({reasons[name]})" if reasons.get(name) else str(value)
+
+
+def _footprint_lines(entry: ModelEntry) -> Lines:
+    footprint = _mapping(entry.details.get("footprint"))
+    for kind in ("bytes", "parts"):
+        for name, count in _mapping(footprint.get(kind)).items():
+            if isinstance(count, int):
+                yield str(name), format_bytes(count)
+    if footprint.get("source"):
+        band = footprint.get("band_ratio")
+        yield "source", str(footprint["source"]) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
+
+
+def _state_lines(entry: ModelEntry, resident: ResidentStatus | None) -> Lines:
+    if resident is None:
+        if entry.state:
+            yield "state", entry.state
+        return
+    yield "state", resident.state.value + (", pinned" if resident.pinned else "")
+    yield "requests", f"{resident.leases} of {resident.slots} slots, {resident.waiting} waiting"
+    for name, held in (("measured", resident.measured_bytes), ("reserved", resident.reserved_bytes)):
+        if held:
+            yield name, ", ".join(f"{device} {format_bytes(count)}" for device, count in held.items())
+    if resident.load_s is not None:
+        yield "load took", format_duration(resident.load_s)
+    if resident.expires_in_s is not None:
+        yield "expires in", format_duration(max(0.0, resident.expires_in_s))
+    if resident.pid is not None:
+        yield "process", str(resident.pid)
+
+
+def _resident(entry: ModelEntry, status: NodeStatus | None) -> ResidentStatus | None:
+    return next((one for one in status.residents if one.model == entry.name), None) if status else None
+
+
+def _failure(entry: ModelEntry, status: NodeStatus | None) -> str:
+    told = entry.details.get("last_failure")
+    return str(told) if told else (status.failures.get(entry.name, "") if status else "")
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,127 @@
+"""What goes to the terminal: answers to stdout, all else to stderr, in the person's language.
+
+Piped output has no colour and no animation. Text from a server never moves the cursor: control characters are taken
+out wherever a terminal would act on them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from modelyard.errors import ConfigError, YardError, fill
+from modelyard.words import _, render
+
+_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class Terminal:
+    """Where one command speaks."""
+
+    def __init__(self, language: str, environment: Mapping[str, str]) -> None:
+        self.language = language
+        self._environment = environment
+        self._has_status_line = False
+        self._is_mid_line = False
+
+    def _(self, template: str, **fields: object) -> str:
+        """A text in the person's language."""
+        return fill(_(template, self.language), fields)
+
+    def say(self, template: str, **fields: object) -> None:
+        """A line beside the answer."""
+        self.note(self._(template, **fields))
+
+    def note(self, text: str) -> None:
+        """A line beside the answer that needs no translation."""
+        self._line(plain(text))
+
+    def listing(self, text: str) -> None:
+        """Whole lines for stdout, with our own colours in them; whoever made them took out control characters."""
+        self.clear_status()
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def answer(self, text: str) -> None:
+        """A piece of the answer; out at once."""
+        self.listing(plain(text) if sys.stdout.isatty() else text)
+        if text:
+            self._is_mid_line = not text.endswith("\n")
+
+    def end_answer(self) -> None:
+        """End the answer's last line."""
+        if self._is_mid_line:
+            self.answer("\n")
+
+    def status(self, text: str) -> None:
+        """A line on stderr that the next output replaces; nothing where nobody watches."""
+        if self.is_watched:
+            sys.stderr.write(_CLEAR_LINE + self.styled(plain(text).replace("\n", " "), "2", sys.stderr))
+            sys.stderr.flush()
+            self._has_status_line = True
+
+    def clear_status(self) -> None:
+        if self._has_status_line:
+            sys.stderr.write(_CLEAR_LINE)
+            sys.stderr.flush()
+            self._has_status_line = False
+
+    def fail(self, error: YardError) -> None:
+        """What happened, why, and what to do next."""
+        parts = error.fields.get("parts")
+        several = parts if isinstance(error, ConfigError) and isinstance(parts, tuple) else (error,)
+        for one in several:
+            message, _hints = render(one, self.language)
+            self._line(f"{self.styled('modelyard:', '1;31', sys.stderr)} {plain(message)}")
+        hints = render(several[0], self.language)[1]
+        for line in (*hints, *getattr(error, "__notes__", ())):
+            self.note(f"  {line}")
+
+    def _line(self, text: str) -> None:
+        self.clear_status()
+        if self._is_mid_line and sys.stdout.isatty():
+            self.listing("\n")
+        self._is_mid_line = False
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def styled(self, text: str, code: str, stream: TextIO) -> str:
+        """Text with colour where colour is wanted."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.has_colour(stream) else text
+
+    def has_colour(self, stream: TextIO) -> bool:
+        """NO_COLOR beats FORCE_COLOR; else colour is for terminals."""
+        if "NO_COLOR" in self._environment:
+            return False
+        if self._environment.get("FORCE_COLOR", "0") != "0":
+            return True
+        return self._environment.get("CLICOLOR") != "0" and self._is_smart(stream)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a person sees what changes on stderr."""
+        return self._is_smart(sys.stderr)
+
+    def _is_smart(self, stream: TextIO) -> bool:
+        return stream.isatty() and self._environment.get("TERM") != "dumb"
+
+    @contextmanager
+    def answers_beside(self) -> Iterator[None]:
+        """Inside, listings go to stderr: in a chat only the model's words are answers."""
+        outside, sys.stdout = sys.stdout, sys.stderr
+        try:
+            yield
+        finally:
+            sys.stdout = outside
+
+
+def plain(text: str) -> str:
+    """Text that moves no cursor. Our own colours are put on after this.
+
+    >>> plain("a\\x1b[2Jb\\r\\n")
+    'a�[2Jb�\\n'
+    """
+    return text.translate(_CONTROL)
