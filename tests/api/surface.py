@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -213,10 +213,8 @@ class Listener:
     def send(self, raw: bytes) -> bytes:
         """Send bytes, and read until the server hangs up."""
         with self.connect() as connection:
-            try:
+            with suppress(ConnectionError):  # hanging up before it has everything is an answer too
                 connection.sendall(raw)
-            except ConnectionError:
-                pass  # it hung up before it had everything: that is an answer too
             return read_all(connection)
 
     def ask(
@@ -233,11 +231,9 @@ class Listener:
 def read_all(connection: socket.socket) -> bytes:
     """Everything until the end, at most `DEADLINE_S` without a byte."""
     received = bytearray()
-    try:
+    with suppress(ConnectionResetError):
         while piece := connection.recv(65536):
             received += piece
-    except ConnectionResetError:
-        pass
     return bytes(received)
 
 
@@ -258,7 +254,8 @@ def parse_reply(raw: bytes) -> Reply:
     head, _blank, body = raw.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 "), f"no answer: {raw[:80]!r}"
     first, *lines = head.decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) if ": " in line else (line, "") for line in lines)
+    fields = (line.lower().partition(":") for line in lines)
+    headers = {name: value.strip() for name, _colon, value in fields}
     return Reply(int(first.split()[1]), headers, body)
 
 

@@ -47,6 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
     _fields_bytes = 0
     _fields_count = 0
     _unread_bytes = 0
+    _plain_bytes_left = 0
     _is_deaf = False  # refused, or asked for another protocol: nothing more is read
     _refusal: YardError | None = None
     _refusal_status: int | None = None
@@ -65,14 +66,15 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_deaf:
             return
         self._unset_keepalive_if_required()
+        if self._plain_bytes_left:
+            self._take_plain_body(data)
+            self._watch()
+            return
         was_in_head = self._in_head
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_deaf = True  # no other protocol is spoken: answer this one request, then hang up
-            self.cycle.keep_alive = False
-            self._stop_timer()
-            return
+        except httptools.HttpParserUpgrade as upgrade:
+            self._begin_plain_body(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._refusal or BadRequest(N_("The request is not valid HTTP.")))
             return
@@ -124,6 +126,27 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+
+    # ---- a request that asks for another protocol ----
+    # None is spoken: the request is answered as it is, then we hang up. Java's client asks for h2c with every POST,
+    # and the parser hands out no body of such a request, so the body is taken here.
+
+    def _begin_plain_body(self, data: bytes) -> None:
+        self.cycle.keep_alive = False
+        lengths = [int(value) for name, value in self.headers if name == b"content-length"]
+        self._plain_bytes_left = lengths[0] if lengths else 0
+        if self._plain_bytes_left:
+            self._in_body = self.cycle.more_body = True
+        self._take_plain_body(data)
+
+    def _take_plain_body(self, data: bytes) -> None:
+        piece = data[: self._plain_bytes_left]
+        self._plain_bytes_left -= len(piece)
+        if piece:
+            self.on_body(piece)
+        if not self._plain_bytes_left:
+            self.on_message_complete()
+            self._is_deaf = True
 
     # ---- refusing ----
 
@@ -197,7 +220,7 @@ def _framing_problem(version: str, url: bytes, headers: list[tuple[bytes, bytes]
         return N_("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
     if not _TARGET.fullmatch(url):
         return N_("The request target must be a path.")
-    hosts = lengths = encodings = 0
+    hosts = lengths = encodings = upgrades = 0
     for name, value in headers:
         if name == b"host":
             hosts += 1
@@ -209,9 +232,11 @@ def _framing_problem(version: str, url: bytes, headers: list[tuple[bytes, bytes]
             encodings += 1
             if value.lower() != b"chunked" or version == "1.0":
                 return N_("The only transfer encoding is chunked, in HTTP/1.1.")
+        elif name == b"upgrade":
+            upgrades = 1
     if hosts != 1:
         return N_("The request needs exactly one Host header.")
-    if lengths + encodings > 1:
+    if lengths + encodings > 1 or encodings + upgrades > 1:
         return N_("The length of the body must be told once, in one way.")
     return None
 
