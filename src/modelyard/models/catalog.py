@@ -40,7 +40,8 @@ class Catalog:
             by_name.setdefault(_folded(model.name), model)
         # (1) names, (2) configured aliases, (3) aliases from files: what comes first wins.
         for alias in self._configured:
-            target = by_name.get(self._end_of(alias)) or _by_own_alias(ordered, self._end_of(alias))
+            end = self._end_of(alias, by_name)
+            target = by_name.get(end) or _by_own_alias(ordered, end)
             if target is not None:
                 by_name.setdefault(alias, target)
         for model in ordered:
@@ -66,11 +67,11 @@ class Catalog:
             raise ModelFileError(path=path, problem=model.problem, param="model")
         return model
 
-    def _end_of(self, alias: str) -> str:
-        """Follow aliases of aliases. A circle ends nowhere, and so leads to no model."""
+    def _end_of(self, alias: str, by_name: Mapping[str, Model]) -> str:
+        """Follow aliases of aliases up to a model's name. A circle ends nowhere, and so leads to no model."""
         name = alias
         for _step in range(ALIAS_STEPS_MAX):
-            if name not in self._configured:
+            if name in by_name or name not in self._configured:
                 return name
             name = self._configured[name]
         return ""
