@@ -134,7 +134,7 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
             count=request.output_tokens,
         )
     if status.queue:
-        terminal.say(N_("{count} requests are waiting."), count=status.queue)
+        terminal.say(N_("{count} requests wait."), count=status.queue)
     for model, problem in status.failures.items():
         terminal.say(N_("{model} could not be loaded: {problem}"), model=model, problem=problem)
     if status.draining:

@@ -68,7 +68,8 @@ def _document(form: str, value: Mapping[str, object]) -> str:
     if form == "yaml":
         import yaml
 
-        return str(yaml.safe_dump(whole, allow_unicode=True, sort_keys=False))
+        plain_types = json.loads(_json(whole, None))  # the same types in every form
+        return str(yaml.safe_dump(plain_types, allow_unicode=True, sort_keys=False))
     return _json(whole, 2 if form == "json" else None)
 
 

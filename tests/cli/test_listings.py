@@ -1,0 +1,170 @@
+"""Listings for people and for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+import yaml
+
+from modelyard.cli.main import COMMANDS, cli
+from modelyard.cli.output import table
+from modelyard.cli.terminal import Terminal
+from modelyard.config.settings import LoadedSettings
+from tests.cli.conftest import run
+from tests.client.yard_server import YardServer
+
+
+def test_a_table_is_aligned_whatever_the_script() -> None:
+    lines = table(Terminal("en", {}), ("NAME", "X"), [("模型", "1"), ("a", "2"), ("e\u0301", "3")]).splitlines()
+
+    assert lines == ["NAME  X", "模型  1", "a     2", "e\u0301     3"]
+
+
+def test_text_from_a_server_moves_no_cursor() -> None:
+    assert "\x1b" not in table(Terminal("en", {}), ("N",), [("\x1b[2J\x9b1A\r",)])
+
+
+@pytest.mark.usefixtures("server")
+def test_models_are_listed_with_their_problems() -> None:
+    out = run("list").stdout.splitlines()
+
+    assert out[0].split() == ["NAME", "SIZE", "MODIFIED", "CONTEXT", "ENGINE", "STATE"]
+    assert out[1].startswith("good")
+    assert "512.0 MiB" in out[1]
+    assert out[2].endswith("problem: the file is cut")
+    assert [line.split("\t")[0] for line in run("list", "-o", "plain", "GO").stdout.splitlines()] == ["good"]
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("command", ["list", "ps", "config", "paths"])
+def test_machine_forms_agree(command: str) -> None:
+    as_json = json.loads(run(command, "-o", "json").stdout)
+    as_yaml = yaml.safe_load(run(command, "-o", "yaml").stdout)
+    as_lines = [json.loads(line) for line in run(command, "-o", "jsonl").stdout.splitlines()]
+    name = {"list": "models", "ps": "residents", "config": "settings", "paths": "paths"}[command]
+
+    assert as_json["schema_version"] == 1
+    assert [{"schema_version": 1, **one} for one in as_json[name]] == as_lines
+    assert [list(one) for one in as_yaml[name]] == [list(one) for one in as_json[name]]
+
+
+@pytest.mark.usefixtures("server")
+def test_residents_are_shown_as_people_know_them() -> None:
+    result = run("ps")
+
+    good, mixed = result.stdout.splitlines()[1:]
+    assert good.split() == ["good", "2.0", "GiB", "100%", "CPU", "4096", "in", "use", "resident", "1/4"]
+    assert "25%/75% CPU/GPU" in mixed
+    assert "forever" in mixed
+    for words in (
+        "ram: 2.0 GiB of 15.0 GiB",
+        "request r-1: good, generating",
+        "1 requests wait",
+        "out of memory",
+    ):
+        assert words in result.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_machines_get_bytes_seconds_and_utc() -> None:
+    told = json.loads(run("ps", "-o", "json").stdout)
+
+    assert told["residents"][0]["measured_bytes"] == {"ram": 2 * 1024**3}
+    assert told["residents"][0]["loaded_at"].endswith("Z")
+    assert told["failures"] == {"full": "out of memory"}
+
+
+@pytest.mark.usefixtures("server")
+def test_one_model_is_shown_in_sections() -> None:
+    out = run("show", "good").stdout
+
+    for words in ("Model", "Capabilities", "chat", "Launch options", "2  (2 physical cores)", "State", "1 of 4 slots"):
+        assert words in out
+    assert json.loads(run("show", "good", "-o", "json").stdout)["resident"]["slots"] == 4
+
+
+def test_loading_and_unloading_say_what_memory_did(server: YardServer) -> None:
+    loaded, unloaded = run("load", "good"), run("unload", "good", "-o", "json")
+
+    assert loaded.stdout == ""
+    assert "taken: ram 2.0 GiB" in loaded.stderr
+    assert json.loads(unloaded.stdout)["receipt"]["took_s"] == 1.5
+    assert run("pin", "good", "--off").exit_code == 0
+    assert server.seen[-1] == ("POST", "/admin/models/good/pin", {"pinned": False})
+
+
+def test_configuration_shows_origins_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modelyard.toml").write_text('[server]\nport = 1\n[[keys]]\nid = "a"\nsecret = "env:THE_KEY"\n')
+    monkeypatch.setenv("THE_KEY", "canary-0123456789")
+
+    result = run("config", "--changed")
+
+    assert "modelyard.toml:2" in result.stdout
+    assert "canary" not in result.output
+    assert run("config", "check").exit_code == 0
+
+
+def test_the_help_of_the_root_names_every_command_there_is() -> None:
+    context = click.Context(cli)
+
+    for name, (_target, line) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert isinstance(command, click.Command)
+        assert command.name == name
+        assert command.help
+        assert line in run("--help").stdout
+
+
+def test_flags_of_serve_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[LoadedSettings] = []
+
+    def serve(loaded: LoadedSettings) -> int:
+        seen.append(loaded)
+        return 7
+
+    monkeypatch.setitem(sys.modules, "modelyard.compose", SimpleNamespace(serve=serve))
+    flags = ["--port", "1", "--models", "a", "--models", "b", "--ram-limit", "2GiB", "--log-level", "debug"]
+
+    result = run("serve", *flags, "--set", 'models.options."q2.5".slots=3')
+
+    assert result.exit_code == 7
+    settings = seen[0].settings
+    assert (settings.server.port, settings.memory.ram_limit_bytes, settings.log.level) == (1, 2 * 1024**3, "debug")
+    assert settings.models.folders == (tmp_path / "a", tmp_path / "b")
+    assert settings.models.options_for("q2.5").slots == 3
+    assert seen[0].origin(("server", "port")).detail == "--port"
+
+
+@pytest.mark.parametrize("given", ["keys.0.secret=x", "keys=[]", "server.port", "=1"])
+def test_secrets_and_nonsense_are_no_flags(given: str) -> None:
+    assert run("serve", "--set", given).exit_code == 3
+
+
+class _Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environment", "on_terminal", "on_pipe"),
+    [
+        ({}, True, False),
+        ({"NO_COLOR": "", "FORCE_COLOR": "1"}, False, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"CLICOLOR": "0"}, False, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_colour_is_for_terminals_unless_said_otherwise(
+    environment: dict[str, str], on_terminal: bool, on_pipe: bool
+) -> None:
+    terminal = Terminal("en", environment)
+
+    assert terminal.has_colour(_Tty()) == on_terminal
+    assert terminal.has_colour(io.StringIO()) == on_pipe
