@@ -1,0 +1,208 @@
+"""What devices say: this machine's, pretended limits, and real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelyard.memory import devices as devices_module
+from modelyard.memory.devices import DeviceReader, FakeDevices, SystemDevices
+from modelyard.types.memory import DeviceReading, ProcessMemory
+from modelyard.units import GIB, MIB
+
+GUARD_S = 20
+
+
+def until(question: Callable[[], ProcessMemory], answer: Callable[[ProcessMemory], bool]) -> ProcessMemory:
+    deadline = time.monotonic() + GUARD_S
+    while not answer(value := question()):
+        assert time.monotonic() < deadline, value
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def running(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that says `ready` and then waits for the end of its input."""
+    argv = [sys.executable, "-c", code + "\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(GUARD_S)
+
+
+def test_ram_is_read_from_this_machine() -> None:
+    ram = SystemDevices(gpus=False).read()[0]
+
+    assert (ram.device, ram.kind) == ("ram", "ram")
+    assert 0 < ram.free_bytes <= ram.total_bytes <= psutil.virtual_memory().total
+
+
+def test_a_configured_limit_makes_ram_smaller_and_never_larger() -> None:
+    machine = SystemDevices(gpus=False).read()[0]
+
+    small = SystemDevices(ram_limit_bytes=64 * MIB, gpus=False).read()[0]
+    large = SystemDevices(ram_limit_bytes=2**50, gpus=False).read()[0]
+
+    assert (small.total_bytes, small.free_bytes, small.limited_by) == (64 * MIB, 64 * MIB, "configuration")
+    assert (large.total_bytes, large.limited_by) == (machine.total_bytes, machine.limited_by)
+
+
+def test_a_cgroup_limit_makes_ram_smaller(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text("31 23 0:28 / /cg rw - cgroup2 cgroup2 rw\n")
+    (tmp_path / "cg").mkdir()
+    (tmp_path / "cg/memory.max").write_text(f"{100 * MIB}\n")
+    (tmp_path / "cg/memory.current").write_text(f"{70 * MIB}\n")
+    (tmp_path / "cg/memory.stat").write_text(f"anon 1\ninactive_file {20 * MIB}\n")
+
+    limited = SystemDevices(gpus=False, root=tmp_path).read()[0]
+    both = SystemDevices(ram_limit_bytes=40 * MIB, gpus=False, root=tmp_path).read()[0]
+
+    assert (limited.total_bytes, limited.free_bytes, limited.limited_by) == (100 * MIB, 50 * MIB, "cgroup")
+    assert (both.total_bytes, both.free_bytes, both.limited_by) == (40 * MIB, 40 * MIB, "configuration")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads procfs")
+def test_anonymous_and_file_backed_memory_of_a_process_are_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mapped"
+    path.write_bytes(b"x" * (32 * MIB))
+    held = "held = bytearray(b'x') * (64 * 1024**2)\n"
+    mapped = (
+        f"import mmap\nfile = open({str(path)!r}, 'rb')\nmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+    )
+    with running("pass") as plain, running(held + mapped + "sum(map[::4096])") as process:
+        reader = SystemDevices(gpus=False)
+        empty, full = reader.process(plain.pid), reader.process(process.pid)
+
+    assert 63 * MIB < full.anonymous_bytes - empty.anonymous_bytes < 80 * MIB
+    assert 31 * MIB < full.file_bytes - empty.file_bytes < 48 * MIB
+    assert full.gpu_bytes == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads procfs")
+def test_a_process_is_counted_with_all_below_it() -> None:
+    inner = "held = bytearray(b'x') * (48 * 1024**2); print('up', flush=True); import sys; sys.stdin.read()"
+    outer = (
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {inner!r}], start_new_session=True)"
+    )
+    reader = SystemDevices(gpus=False)
+    with running(outer.replace("start_new_session=True", "start_new_session=True, stdout=-3")) as process:
+        whole = until(lambda: reader.process(process.pid), lambda memory: memory.anonymous_bytes > 50 * MIB)
+        below = psutil.Process(process.pid).children()
+
+    assert whole.anonymous_bytes > 50 * MIB
+    assert len(below) == 1
+    below[0].wait(GUARD_S)
+
+
+def test_a_process_that_is_gone_holds_nothing() -> None:
+    with running("pass") as process:
+        pass
+
+    assert SystemDevices(gpus=False).process(process.pid) == ProcessMemory()
+
+
+def test_a_machine_without_a_driver_has_no_gpus() -> None:
+    if os.path.exists("/dev/nvidia0"):
+        pytest.skip("there is a GPU")
+
+    assert [reading.device for reading in SystemDevices(gpus=True).read()] == ["ram"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not os.path.exists("/dev/nvidia0"), reason="needs a GPU")
+def test_a_gpu_is_read_from_its_driver() -> None:
+    ram, gpu, *_others = SystemDevices().read()
+
+    assert (ram.device, gpu.device, gpu.kind) == ("ram", "gpu0", "gpu")
+    assert 0 < gpu.free_bytes <= gpu.total_bytes
+    assert "NVIDIA" in gpu.name
+
+
+class Driver:
+    """Stands in for a driver's library, which no machine without a GPU has."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.is_lost = False
+
+    def nvmlInit(self) -> None:  # noqa: N802 - NVML's names
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:  # noqa: N802
+        return number
+
+    def nvmlDeviceGetName(self, _handle: int) -> str:  # noqa: N802
+        return "NVIDIA H200"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Sizes:  # noqa: N802
+        if self.is_lost and handle == 0:
+            raise self.NVMLError("GPU is lost")
+        return Sizes(total=80 * GIB, free=(60 + handle) * GIB)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Holder]:  # noqa: N802
+        return [Holder(os.getpid(), 5 * GIB + handle), Holder(1, 7 * GIB), Holder(os.getpid(), None)]
+
+
+class Sizes:
+    def __init__(self, total: int, free: int) -> None:
+        self.total, self.free = total, free
+
+
+class Holder:
+    def __init__(self, pid: int, used: int | None) -> None:
+        self.pid, self.usedGpuMemory = pid, used
+
+
+def test_gpus_and_what_a_process_holds_on_them_are_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices_module, "pynvml", Driver())
+    reader = SystemDevices()
+
+    readings = reader.read()[1:]
+
+    assert readings == (
+        DeviceReading("gpu0", "NVIDIA H200", 80 * GIB, 60 * GIB, "gpu"),
+        DeviceReading("gpu1", "NVIDIA H200", 80 * GIB, 61 * GIB, "gpu"),
+    )
+    assert reader.process(os.getpid()).gpu_bytes == {"gpu0": 5 * GIB, "gpu1": 5 * GIB + 1}
+
+
+def test_a_gpu_that_is_lost_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setattr(devices_module, "pynvml", driver)
+    reader = SystemDevices()
+    driver.is_lost = True
+
+    assert [reading.device for reading in reader.read()] == ["ram", "gpu1"]
+
+
+def test_fake_devices_say_what_they_are_told() -> None:
+    devices = FakeDevices({"gpu0": 8 * GIB, "ram": 16 * GIB}, {"ram": GIB})
+    reader: DeviceReader = devices
+    devices.used_bytes["gpu0"] = 9 * GIB
+    devices.processes[7] = ProcessMemory(5, 6)
+
+    ram, gpu = reader.read()
+
+    assert (ram.device, ram.kind, ram.total_bytes, ram.free_bytes) == ("ram", "ram", 16 * GIB, 15 * GIB)
+    assert (gpu.device, gpu.kind, gpu.free_bytes) == ("gpu0", "gpu", 0)
+    assert reader.process(7) == ProcessMemory(5, 6)
+    assert reader.process(8) == ProcessMemory()
