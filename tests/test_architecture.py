@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
-LAYERS = """errors | units clock | types | events words | diagnosis | config | client | models demo | memory | engines
-    | workers | residency | providers | routing | gateway | fleet | api web | compose asgi | cli testing"""
+LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory | engines
+    | workers | residency | providers | routing | gateway | fleet | api web | compose | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
@@ -34,7 +34,8 @@ FUNCTION_LINES_MAX = 60
 
 # Programs of their own: a worker's process starts there, so they may read the environment they were started with.
 WORKER_PROGRAMS = {
-    "engines/echo_worker.py", "engines/llamacpp_launcher.py", "engines/llamacpp_oracle.py", "workers/guardian.py",
+    "engines/echo_worker.py", "engines/llamacpp_launcher.py", "engines/llamacpp_oracle_launcher.py",
+    "workers/guardian.py",
 }  # fmt: skip
 LONG_FILES = {
     "errors.py": "the whole error tree on one page",

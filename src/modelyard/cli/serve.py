@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
@@ -42,6 +41,7 @@ def serve(
     log_format: str | None,
     others: tuple[str, ...],
 ) -> None:
+    from modelyard import serving
     from modelyard.config.settings import load_settings
 
     given = [
@@ -54,7 +54,7 @@ def serve(
     ]
     flags = [*(_other(text) for text in others), *(flag for flag in given if flag.value is not None)]
     loaded = load_settings(flags, config_file=config_file, environment=session_of(context).environment)
-    context.exit(importlib.import_module("modelyard.compose").serve(loaded))
+    context.exit(serving.serve(loaded))
 
 
 def _other(text: str) -> Flag:

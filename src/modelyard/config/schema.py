@@ -52,6 +52,12 @@ class ServerSettings(Section):
         default="127.0.0.1", min_length=1, description="Address to listen on. Off loopback a key is required."
     )
     port: int = Field(default=11435, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    fd: Annotated[int | None, NoneText] = Field(
+        default=None, ge=3, description="Listen on this inherited socket (systemd hands on 3) instead of host and port."
+    )
+    fd: Annotated[int | None, NoneText] = Field(
+        default=None, ge=0, description="Listening socket inherited under this number, instead of `host` and `port`."
+    )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Names in a Host header that are answered, besides loopback names and the bind address."
     )

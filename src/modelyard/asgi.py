@@ -1,0 +1,51 @@
+"""The server as an ASGI app, for those who run their own: `uvicorn --factory modelyard.asgi:app --port 8001`.
+
+Settings come from the same files and environment variables as for `modelyard serve`. The node lives as long as the
+app's lifespan. Headers and slow clients are then uvicorn's own business: `modelyard serve` is stricter.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from modelyard.compose import running_node
+from modelyard.config.settings import LoadedSettings, load_settings
+
+
+class NodeApp:
+    """An ASGI app that builds its node when the server starts it, and ends it with the server."""
+
+    def __init__(self, loaded: LoadedSettings) -> None:
+        self._loaded = loaded
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if self._app is None:
+            raise RuntimeError("modelyard.asgi needs a server that runs the ASGI lifespan")
+        await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        stack = AsyncExitStack()
+        try:
+            node = await stack.enter_async_context(running_node(self._loaded))
+        except Exception as failure:
+            await send({"type": "lifespan.startup.failed", "message": str(failure)})
+            return
+        async with stack:
+            self._app = node.app
+            node.operations.mark_started()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            node.operations.begin_drain()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def app() -> NodeApp:
+    """The whole server."""
+    return NodeApp(load_settings())

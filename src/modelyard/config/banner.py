@@ -1,0 +1,70 @@
+"""What a starting server tells whoever started it: where it is, how to talk to it, what is in effect, what is risky.
+
+Pure: values in, lines out. Secrets are masked by explain.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from modelyard.config.explain import MachineFacts, effective_lines, risks, variable_lines
+from modelyard.config.settings import LoadedSettings
+from modelyard.errors import N_, fill
+from modelyard.words import _
+
+TITLE = N_("Modelyard {version} is ready at {url}")
+NO_MODELS = N_("There is no model to serve: give a folder with --models FOLDER.")
+TRY_CURL = N_("Try it:")
+TRY_PYTHON = N_("From Python, with the openai package:")
+TRY_CHAT = N_("In a second terminal: {command} chat")
+SETTINGS = N_("Settings in effect (`modelyard config` shows all of them):")
+DEFAULTS = N_("Every setting has its default value; `modelyard config` shows them.")
+VARIABLES = N_("From the environment:")
+RISKS = N_("Worth knowing:")
+
+
+def start_lines(
+    loaded: LoadedSettings,
+    *,
+    version: str,
+    url: str,
+    model: str | None,
+    facts: MachineFacts,
+    environment: Mapping[str, str],
+    program: str = "modelyard",
+) -> tuple[str, ...]:
+    """The lines, in the server's language. `model` is one that can be asked; None if there is none."""
+    language = loaded.settings.server.language
+
+    def say(template: str, **fields: object) -> str:
+        return fill(_(template, language), fields)
+
+    lines = [say(TITLE, version=version, url=url), ""]
+    lines += _examples(url, model, program, say) if model else [say(NO_MODELS)]
+    effective = effective_lines(loaded)
+    lines += ["", say(SETTINGS), *_indented(effective)] if effective else ["", say(DEFAULTS)]
+    if variables := variable_lines(loaded, environment):
+        lines += ["", say(VARIABLES), *_indented(variables)]
+    if found := [*risks(loaded.settings, facts), *loaded.notices]:
+        told = (f"{say(each.text, **each.fields)} {say(each.remedy, **each.fields)}".strip() for each in found)
+        lines += ["", say(RISKS), *_indented(told)]
+    return tuple(lines)
+
+
+def _examples(url: str, model: str, program: str, say: Callable[..., str]) -> list[str]:
+    return [
+        say(TRY_CURL),
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        f"""    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
+        "",
+        say(TRY_PYTHON),
+        f'  client = openai.OpenAI(base_url="{url}/v1", api_key="none")',
+        "  client.chat.completions.create(",
+        f'      model="{model}", messages=[{{"role": "user", "content": "Hello"}}])',
+        "",
+        say(TRY_CHAT, command=program),
+    ]
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
