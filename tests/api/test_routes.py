@@ -114,6 +114,7 @@ ENCODED_PATHS = (
     "/admin/status;x=/livez", "/livez;/../admin/status", "/%61dmin/status", "/admin/status/", "/ADMIN/STATUS",
     "/livez/..;/admin/status", "/admin\\status", "/health/%2e%2e/admin/status", "/admin/status%00", "/admin/status%20",
     "/health%2fdetailed", "/health/./detailed", "/livez//../metrics", "/%2e/metrics", "/metrics%3f", "/metrics%23",
+    "/admin/status%0a", "/admin%0d%0astatus", "/v1/models/%e2%80%a8",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from modelyard import __version__
 from modelyard.errors import N_, BadRequest, ClientClosed, RequestTooLarge, Unavailable, UnsupportedMediaType
 from modelyard.events import Event, EventBus
 from modelyard.gateway.keys import Caller
-from modelyard.gateway.operations import Operations
+from modelyard.gateway.operations import DRAINING, Operations
 from modelyard.types.memory import Receipt
 from modelyard.types.status import NodeStatus
 
@@ -88,7 +88,7 @@ def build_admin(operations: Operations, *, keepalive_s: float = KEEPALIVE_S) -> 
     """The admin API of one node."""
     api = FastAPI(
         title="Modelyard admin API", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False, strict_content_type=False,
     )  # fmt: skip
     api.router.route_class = ProblemRoute
     _add_reads(api, operations, keepalive_s)
@@ -196,17 +196,19 @@ async def _follow(
 ) -> AsyncIterator[bytes]:
     with bus.subscribe(after) as subscription:
         yield b": connected\n\n"
-        lost_count = 0
-        while not is_draining():
+        lost_count, is_over = 0, is_draining()
+        while not is_over:
             try:
                 event = await asyncio.wait_for(subscription.next(), keepalive_s)
             except TimeoutError:
+                is_over = is_draining()
                 yield b": keepalive\n\n"
                 continue
             if subscription.lost_count > lost_count:
                 lost_count = subscription.lost_count
                 yield b'event: events.lost\ndata: {"count":%d}\n\n' % lost_count
             yield event_frame(event)
+            is_over = event.name == DRAINING
 
 
 def event_frame(event: Event) -> bytes:

@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelyard.errors import YardError
+from modelyard.errors import N_, BadRequest, YardError
 from modelyard.words import language_of_header
 
 from .problems import Dialect, failure_response
@@ -71,6 +71,8 @@ class Door:
             if needs_cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
                 await Response(status_code=204, headers=_CORS_HEADERS)(scope, receive, send_with_headers)
                 return
+            if not scope["path"].isprintable():
+                raise BadRequest(N_("The path has characters that cannot be in one."))
             await self._app(scope, receive, send_with_headers)
         except Exception as failure:
             state.setdefault("request_id", new_request_id())

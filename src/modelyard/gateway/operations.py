@@ -25,6 +25,7 @@ from .keys import Caller
 
 log = structlog.get_logger()
 TARGET_CHARS_MAX = 300
+DRAINING = "node.draining"  # the last event that followers get
 
 
 class ResidencyControl(Protocol):
@@ -114,7 +115,7 @@ class Operations:
         """Take no new work from now on. Followers of events are told, and hang up."""
         if not self._is_draining:
             self._is_draining = True
-            self.events.publish("node.draining", self._clock.wall())
+            self.events.publish(DRAINING, self._clock.wall())
 
     # ---- what is the state ----
 

@@ -1,0 +1,93 @@
+"""Probes: strangers learn only up and ready; those who may read get everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from modelyard import __version__
+
+from .surface import ADMIN_KEY, KEYS, Listener, Yard, build_yard, listening
+
+
+@pytest.fixture
+def yard() -> Yard:
+    return build_yard(keys=KEYS)
+
+
+@pytest.fixture
+def node(yard: Yard) -> Iterator[Listener]:
+    with listening(yard) as listener:
+        yield listener
+
+
+READER = {"x-api-key": ADMIN_KEY}
+
+
+def test_strangers_learn_only_up_and_ready(node: Listener) -> None:
+    replies = {path: node.ask("GET", path) for path in ("/", "/livez", "/readyz", "/readyz?verbose", "/health")}
+
+    assert replies["/"].body == b"Modelyard is running"
+    assert replies["/health"].json == {"status": "ok", "ready": True}
+    assert replies["/readyz?verbose"].body == b"ok\n"
+    for reply in replies.values():
+        assert reply.status == 200
+        assert "server" not in reply.headers
+        assert __version__.encode() not in reply.body
+
+
+def test_a_stranger_with_a_wrong_key_still_learns_whether_it_is_up(node: Listener) -> None:
+    assert node.ask("GET", "/health", {"x-api-key": "wrong"}).status == 200
+
+
+def test_details_need_the_right_read(node: Listener) -> None:
+    for path in ("/health/detailed", "/health/memory", "/readyz/started", "/openapi.json", "/metrics", "/v1/models"):
+        assert node.ask("GET", path).status == 401
+
+
+def test_draining_fails_readiness_first_and_refuses_new_inference(node: Listener, yard: Yard) -> None:
+    yard.operations.begin_drain()
+
+    assert node.ask("GET", "/readyz").status == 503
+    assert node.ask("GET", "/livez").status == 200
+    assert node.ask("GET", "/health").json == {"status": "ok", "ready": False}
+    refused = node.ask("POST", "/v1/chat/completions", READER)
+    assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+    assert node.ask("GET", "/admin/status", READER).json["draining"] is True
+
+
+def test_readiness_names_its_checks_to_readers(node: Listener, yard: Yard) -> None:
+    assert node.ask("GET", "/readyz?verbose", READER).body == b"[+]started ok\n[+]not_draining ok\nok\n"
+    assert node.ask("GET", "/readyz?verbose&exclude=started", READER).body == b"[+]not_draining ok\nok\n"
+    assert node.ask("GET", "/readyz/started", READER).status == 200
+    assert node.ask("GET", "/readyz/nonsense", READER).status == 404
+
+
+def test_details_have_models_embeddings_and_memory(node: Listener, yard: Yard) -> None:
+    yard.residency.loaded["tiny"] = False
+    yard.history.sample()
+
+    body = node.ask("GET", "/health/detailed", READER).json
+
+    assert body["models"] == [
+        {"id": "tiny", "state": "resident", "problem": None},
+        {"id": "org/other:q4", "state": "absent", "problem": None},
+    ]  # fmt: skip
+    assert body["embedding_models_count"] == 0
+    assert body["version"] == __version__
+    memory = body["memory"]
+    assert isinstance(memory, dict)
+    assert memory["devices"][0]["reading"]["total_bytes"] == 100
+    assert memory["residents"][0]["model"] == "tiny"
+    assert memory["is_leak_suspected"] is False
+
+
+def test_memory_has_a_history(node: Listener, yard: Yard) -> None:
+    yard.history.sample()
+
+    history = node.ask("GET", "/health/memory", READER).json["history"]
+
+    assert isinstance(history, dict)
+    assert [count for _age, count in history["node"]] == [1_000_000]
+    assert [count for _age, count in history["device:ram"]] == [40]
