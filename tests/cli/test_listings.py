@@ -12,6 +12,7 @@ import click
 import pytest
 import yaml
 
+import modelyard
 from modelyard.cli.main import COMMANDS, cli
 from modelyard.cli.output import table
 from modelyard.cli.terminal import Terminal
@@ -128,7 +129,9 @@ def test_flags_of_serve_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
         seen.append(loaded)
         return 7
 
-    monkeypatch.setitem(sys.modules, "modelyard.compose", SimpleNamespace(serve=serve))
+    stub = SimpleNamespace(serve=serve)
+    monkeypatch.setitem(sys.modules, "modelyard.serving", stub)
+    monkeypatch.setattr(modelyard, "serving", stub, raising=False)
     flags = ["--port", "1", "--models", "a", "--models", "b", "--ram-limit", "2GiB", "--log-level", "debug"]
 
     result = run("serve", *flags, "--set", 'models.options."q2.5".slots=3')

@@ -41,7 +41,6 @@ def serve(
     log_format: str | None,
     others: tuple[str, ...],
 ) -> None:
-    from modelyard import serving
     from modelyard.config.settings import load_settings
 
     given = [
@@ -54,6 +53,8 @@ def serve(
     ]
     flags = [*(_other(text) for text in others), *(flag for flag in given if flag.value is not None)]
     loaded = load_settings(flags, config_file=config_file, environment=session_of(context).environment)
+    from modelyard import serving  # only now: a wrong flag is told at once
+
     context.exit(serving.serve(loaded))
 
 

@@ -55,9 +55,6 @@ class ServerSettings(Section):
     fd: Annotated[int | None, NoneText] = Field(
         default=None, ge=3, description="Listen on this inherited socket (systemd hands on 3) instead of host and port."
     )
-    fd: Annotated[int | None, NoneText] = Field(
-        default=None, ge=0, description="Listening socket inherited under this number, instead of `host` and `port`."
-    )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Names in a Host header that are answered, besides loopback names and the bind address."
     )
