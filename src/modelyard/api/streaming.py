@@ -48,8 +48,8 @@ class EventWriter:
     """The body of one streamed answer. `write` and `finish` by the task that answers; silence is filled by itself."""
 
     __slots__ = (
-        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_send", "_sending_since", "_silence",
-        "_ticket", "_timer", "started",
+        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_send", "_sending_since",
+        "_silence", "_ticket", "_timer", "started",
     )  # fmt: skip
 
     def __init__(

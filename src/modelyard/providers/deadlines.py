@@ -13,3 +13,4 @@ class Deadlines:
     queue_s: float = 300.0  # waiting for memory and a slot
     first_token_s: float = 300.0  # extended by every sign that the prompt is being read
     between_tokens_s: float = 30.0  # counted from the last progress of any slot of the worker
+    exit_news_s: float = 0.5  # a connection may end this long before we hear that the process did

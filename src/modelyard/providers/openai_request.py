@@ -12,8 +12,11 @@ def path_of(request: InferenceRequest) -> str:
     return "/v1/chat/completions" if request.is_chat else "/v1/completions"
 
 
-def encode_request(request: InferenceRequest, *, choice: int | None = None) -> bytes:
-    """The body that asks for this request as a stream. With `choice`, one choice of several is asked for by itself."""
+def encode_request(request: InferenceRequest, *, choice: int | None = None, progress: bool = False) -> bytes:
+    """The body that asks for this request as a stream. With `choice`, one choice of several is asked for by itself.
+
+    `progress` asks our own workers to tell how much of the prompt they have read: only then can they stop half-way.
+    """
     body: dict[str, object] = {
         "model": request.model,
         "stream": True,
@@ -24,8 +27,11 @@ def encode_request(request: InferenceRequest, *, choice: int | None = None) -> b
         body["messages"] = [_message(message) for message in request.messages]
     else:
         body["prompt"] = request.prompt
+    if progress:
+        body["return_progress"] = True
     if choice is None:
-        body["n"] = request.choices
+        if request.choices > 1:
+            body["n"] = request.choices
     elif isinstance(seed := request.options.get("seed"), int):
         body["seed"] = seed + choice  # equal seeds would make equal choices
     if request.max_tokens is not None:

@@ -42,6 +42,7 @@ class WorkerSessions:
             auto_decompress=False,
             trust_env=False,
             read_bufsize=READ_BUFFER_BYTES,
+            skip_auto_headers=("Accept-Encoding", "User-Agent"),
             headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
         )
         self._sessions[worker.socket] = (worker, session)

@@ -23,7 +23,6 @@ from .upstream_errors import http_failure, shown
 from .worker_http import RunningWorker
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
-EXIT_NEWS_S = 0.5  # a connection may end this long before we hear that the process did
 LAST_LINES_SHOWN = 5
 
 
@@ -63,6 +62,7 @@ class WorkerStream:
         self._source = source
         self._request = request
         self._ticket = ticket
+        self._exit_news_s = deadlines.exit_news_s
         self._url = _URLS[path_of(request)]
         self._watch = QuietWatch(lease, ticket, deadlines, source)
         self._choice = 0
@@ -79,7 +79,7 @@ class WorkerStream:
     async def open(self) -> None:
         """Send the request and wait for the head of the answer."""
         several = self._request.choices > 1
-        body = encode_request(self._request, choice=self._choice if several else None)
+        body = encode_request(self._request, choice=self._choice if several else None, progress=True)
         self._watch.wait()
         try:
             self._response = response = await self._session.post(
@@ -105,18 +105,19 @@ class WorkerStream:
 
     async def __anext__(self) -> list[Chunk]:
         decoder, watch = self._decoder, self._watch
+        watch.wait()
         while not decoder.done:
             assert self._response is not None, "the answer was opened"
-            watch.wait()
             try:
                 data = await self._response.content.readany()
             except aiohttp.ClientError as exc:
                 raise await self._lost(exc) from exc
             if not data:
                 raise await self._cut()
-            chunks = decoder.feed(data)
-            watch.hear()
-            if chunks:
+            if chunks := decoder.feed(
+                data
+            ):  # comments and parts of an event are no progress: a hung engine sends pings
+                watch.hear()
                 if not watch.has_token and any(type(chunk) is not Progress for chunk in chunks):
                     watch.first_token()
                 return self._of_choice(chunks) if self._request.choices > 1 else chunks
@@ -172,7 +173,7 @@ class WorkerStream:
     async def _await_exit(self) -> None:
         """Give the news of an exit time to arrive: `_on_exit` then ends this task with it."""
         exited = self._lease.worker.exited
-        await asyncio.wait((exited,), timeout=EXIT_NEWS_S)
+        await asyncio.wait((exited,), timeout=self._exit_news_s)
         if exited.done():
             raise self._crash(exited)
 
