@@ -8,6 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from modelyard.engines import llamacpp_oracle
+from modelyard.engines.llamacpp_oracle import ask, helper_options, parse
+from modelyard.memory.footprint import LoadShape, predict
+from modelyard.models.facts import facts_of
+from modelyard.models.gguf import read_header
+from modelyard.types.facts import ModelFacts
+from modelyard.units import MIB
 from tests.support.gguf_files import (
     GEMMA3_4B,
     MIXTRAL,
@@ -17,14 +25,6 @@ from tests.support.gguf_files import (
     write_model,
     write_tiny_llama,
 )
-
-from modelyard.engines import llamacpp_oracle
-from modelyard.engines.llamacpp_oracle import ask, helper_options, parse
-from modelyard.memory.footprint import LoadShape, predict
-from modelyard.models.facts import facts_of
-from modelyard.models.gguf import read_header
-from modelyard.types.facts import ModelFacts
-from modelyard.units import MIB
 
 # Recorded from a sparse file of a 70B shape in Q4_K, on a machine without a GPU.
 ON_CPU = """\

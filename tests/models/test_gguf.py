@@ -13,6 +13,10 @@ import gguf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from modelyard.errors import ModelFileError
+from modelyard.models.gguf import read_header, read_split_header
+from modelyard.models.header import TENSOR_TYPES, Skipped
 from tests.support.gguf_files import (
     GEMMA3_4B,
     HOSTILE,
@@ -28,10 +32,6 @@ from tests.support.gguf_files import (
     write_model,
     write_tiny_llama,
 )
-
-from modelyard.errors import ModelFileError
-from modelyard.models.gguf import read_header, read_split_header
-from modelyard.models.header import TENSOR_TYPES, Skipped
 
 
 def test_a_header_is_read_as_the_reference_library_reads_it(tmp_path: Path) -> None:

@@ -7,6 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from modelyard.models import scan as scan_module
+from modelyard.models.catalog import Catalog
+from modelyard.models.describe import describe
+from modelyard.models.scan import scan
+from modelyard.types.model import Capability, Model, ModelRef
 from tests.support.gguf_files import (
     SMALL,
     STRING,
@@ -18,12 +24,6 @@ from tests.support.gguf_files import (
     small_file,
     write_tiny_llama,
 )
-
-from modelyard.models import scan as scan_module
-from modelyard.models.catalog import Catalog
-from modelyard.models.describe import describe
-from modelyard.models.scan import scan
-from modelyard.types.model import Capability, Model, ModelRef
 
 
 def write_small(path: Path, header: Header = SMALL) -> Path:
