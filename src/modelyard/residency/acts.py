@@ -32,6 +32,7 @@ class Acts:
         self._arrivals = 0
         self._epochs = 0
         self._is_overcommitted = False
+        self._are_books_stale = False  # a worker came, went, or uses another amount than it did
         self._granted_at = 0.0
         self._grant_gap_s = 1.0
         self._effects: list[Effect] = []
@@ -63,7 +64,7 @@ class Acts:
             self._grant_gap_s += _PACE_WEIGHT * (gap_s - self._grant_gap_s)
             for line in self.queue.lines.values():
                 if line.needs_memory and line.head.order < ticket.order:
-                    line.bypassed += 1
+                    line.passes += 1
                     is_enough |= line.bypassed == self.limits.bypass_count_max
         self._granted_at = self._now
         return is_enough
@@ -91,11 +92,13 @@ class Acts:
     def _send_away(self, record: Record, reason: str) -> None:
         assert not (record.leases and reason in ("eviction", "expiry")), f"{record.spec.name} leaves while in use"
         record.leave(reason)
+        self._are_books_stale = True
         self._tell("model.unloading", record, reason=reason)
         self._effects.append(Unload(record.spec.name, record.epoch, reason))
 
     def _remove(self, record: Record) -> None:
         """Its processes are gone, and so is its reservation; leases of it are void."""
+        self._are_books_stale = True
         removed = self.records.pop(record.spec.name)
         assert removed is record, f"{record.spec.name} was removed behind our back"
         if record.leases:
@@ -118,7 +121,8 @@ class Acts:
     def _tell(self, name: str, record: Record, **fields: object) -> None:
         self._effects.append(Tell(name, {"model": record.spec.name, "epoch": record.epoch, **fields}))
 
-    def _wake(self, at: float) -> None:
-        if self._wake_at is None or at < self._wake_at:
+    def _wake(self, at: float | None) -> None:
+        """Ask for a look then, unless an earlier one is asked for already."""
+        if at is not None and (self._wake_at is None or at < self._wake_at):
             self._wake_at = at
             self._effects.append(WakeAt(at))

@@ -24,6 +24,7 @@ class Ticket:
     deadline: float
     keep_alive_s: float | None = None
     takes_slot: bool = True  # False: content as soon as the model is in memory
+    passes_before: int = 0  # its line's `passes` when it came
 
 
 @dataclass(slots=True, eq=False)
@@ -33,9 +34,14 @@ class Line:
     spec: ModelSpec  # as the latest of them knows it
     watchers: dict[int, Ticket] = field(default_factory=dict)  # those that take no slot
     turns: dict[str, dict[int, Ticket]] = field(default_factory=dict)  # caller -> its tickets; the first is next
-    bypassed: int = 0  # later tickets of other models served while this line waited for memory
+    passes: int = 0  # how often a later ticket of another model was served while this line waited for memory
     needs_memory: bool = True  # False: its model is loading, in memory, or promised its memory
     head: Ticket = field(init=False)  # the oldest
+
+    @property
+    def bypassed(self) -> int:
+        """How often the oldest was overtaken; nobody in the line was more often."""
+        return self.passes - self.head.passes_before
 
     def tickets(self) -> list[Ticket]:
         """All of them, oldest first."""
@@ -65,6 +71,7 @@ class WaitingQueue:
             line = self.lines[ticket.spec.name] = Line(ticket.spec)
             line.head = ticket
         line.spec = ticket.spec
+        ticket.passes_before = line.passes
         group = line.turns.setdefault(ticket.caller, {}) if ticket.takes_slot else line.watchers
         group[ticket.number] = ticket
         self._tickets[ticket.number] = ticket

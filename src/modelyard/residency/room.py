@@ -65,6 +65,8 @@ class _Round:
         # What is held this moment, and what will be once all who are leaving have left and all promised have come.
         self.held_now = add(*(one.held for one in records.values()))
         self.held_later = add(*(one.held for one in records.values() if one.is_staying))
+        self.coming: dict[str, Bytes] = {}  # loads and promises of this round that may be told to make room again
+        self.pinned = pinned
 
     def run(self) -> Proposal:
         self._relieve()
@@ -106,11 +108,11 @@ class _Round:
             ):  # (2)
                 self.proposal.load.append(line.spec)
                 self.held_now = add(self.held_now, need)
-                self.held_later = add(self.held_later, need)
+                self._expect(model, need)
                 return
             self._promise(model, line, need, answer)  # (3)
             return
-        everybody = [self._candidate(name) for name in sorted(self.movable)] + self._promises()
+        everybody = [self._candidate(name) for name in sorted(self.movable)] + self._newcomers()
         answer = plan(need, self.held_later, self.ledgers, everybody)
         if isinstance(answer, Plan):
             drain_at = line.head.arrived_at + self.limits.drain_after_s
@@ -124,16 +126,23 @@ class _Round:
     def _promise(self, model: str, line: Line, need: Bytes, answer: Plan) -> None:
         """Send the victims on their way and keep their memory for this model."""
         for name in answer.evict:
-            if name in self.proposal.promised:  # not even loading yet: it is told to drain once it is
+            if name in self.coming:  # not even loading yet: it is told to drain once it is there
                 self._close(name, line.head.order)
-                self._give_back(self.proposal.promised[name])
+                self._give_back(self.coming.pop(name))
             elif self._is_idle(name, before=line.head.order):
                 self._evict(name, model)
             else:
                 self._close(name, line.head.order)
                 self._forget(name)
         self.proposal.promised[model] = need
+        self._expect(model, need)
+
+    def _expect(self, model: str, need: Bytes) -> None:
         self.held_later = add(self.held_later, need)
+        if model in self.pinned:
+            self.fixed = add(self.fixed, need)
+        else:
+            self.coming[model] = need
 
     def _blocked(self, model: str, line: Line, need: Bytes, answer: NoFit) -> None:
         """Only pinned models and others are in the way; the first will not go, the second might."""
@@ -160,10 +169,10 @@ class _Round:
         """How many have to be served first."""
         return record.leases + (1 if name in self.lines or record.state is Residency.LOADING else 0)
 
-    def _promises(self) -> list[Candidate]:
-        """Models with promised memory count as busy: they may be told beforehand to make room again."""
-        names = [name for name in self.proposal.promised if name not in self.proposal.close]
-        return [Candidate(name, self.proposal.promised[name], cost_of_return(1, 0, leases=1)) for name in sorted(names)]
+    def _newcomers(self) -> list[Candidate]:
+        """What is only coming counts as busy: it may be told beforehand to make room again."""
+        cost = cost_of_return(1, 0, leases=1)
+        return [Candidate(name, need, cost) for name, need in sorted(self.coming.items())]
 
     def _is_idle(self, name: str, before: int | None = None) -> bool:
         """Nobody uses it, and nobody waits to; with `before`, nobody who came earlier than that waits to."""

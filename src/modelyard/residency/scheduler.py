@@ -145,7 +145,8 @@ class Scheduler(Settling):
             record = self._of_epoch(model, epoch)
             if record is not None:
                 record.measure(in_use)
-        self.books.read(event.readings, self.records.values())
+        self.books.readings = {reading.device: reading for reading in event.readings}
+        self._are_books_stale = True
         return False
 
     def _worker_changed(self, event: Loaded | LoadBroke | WorkerDied | Unloaded) -> bool:
@@ -182,6 +183,7 @@ class Scheduler(Settling):
         own_ttl_s = record.spec.idle_ttl_s
         record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
         record.measure(event.in_use)
+        self._are_books_stale = True
         self.failures.loaded(event.model)
 
     def _unload_asked(self, model: str, *, force: bool) -> bool:

@@ -22,18 +22,30 @@ class Settling(Acts):
         for ticket in self.queue.overdue(now):  # (1)
             self._refuse(ticket.number, waited_too_long(ticket, now))
         self._end_what_is_over()  # (2)
-        self.books.update(self.records.values())
-        proposal = self._make_room()
+        if self._are_books_stale:
+            self._balance_books()
+        times = self._make_room()
         while self._grant_waiting():  # (3)
-            proposal = self._make_room()
-        for record in list(self.records.values()):  # (4)
+            times = self._make_room()
+        for record in list(self.records.values()):
             expires_at = self.expires_at(record)
-            if expires_at is not None and expires_at <= now:
+            if expires_at is None:
+                continue
+            if expires_at <= now:  # (4)
                 self._tell("model.expired", record, idle_s=now - record.idle_since)
                 self._send_away(record, "expiry")
+            else:
+                times.append(expires_at)
+        deadline = self.queue.next_deadline()
+        if deadline is not None:
+            times.append(deadline)
+        self._wake(min((at for at in times if at > now), default=None))  # (5)
+
+    def _balance_books(self) -> None:
+        self.books.update(self.records.values())
         staying = add(*(record.held for record in self.records.values() if record.is_staying))
         self._is_overcommitted = bool(overcommit(staying, self.books.ledgers))
-        self._plan_wake(proposal)  # (5)
+        self._are_books_stale = False
 
     def _end_what_is_over(self) -> None:
         """Firm drains without leases leave; a load nobody waits for any more is given up while that saves much."""
@@ -45,33 +57,40 @@ class Settling(Acts):
                 if self._now - record.started_at < max(expected_s, self.limits.abandon_s_min):
                     self._send_away(record, "abandoned")
 
-    def _make_room(self) -> Proposal:
-        """Carry out a proposal for memory."""
-        pinned = frozenset(name for name, record in self.records.items() if self.is_pinned(record.spec))
+    def _make_room(self) -> list[float]:
+        """Carry out a proposal for memory. Answers when time alone may change it."""
+        if not self.queue.lines and not self._is_overcommitted:
+            self._reopen({})
+            self.promised = {}
+            return []
         lines = self.queue.by_age()
+        specs = [*(record.spec for record in self.records.values()), *(line.spec for _name, line in lines)]
+        pinned = frozenset(spec.name for spec in specs if self.is_pinned(spec))
         proposal = propose(self._now, lines, self.records, self.books.ledgers, self.limits, pinned)
         for name, wanted_by in proposal.evict:
             self._tell("model.evicted", self.records[name], wanted_by=wanted_by)
             self._send_away(self.records[name], "eviction")
         for name in proposal.replace:
             self._order_out(self.records[name], "change", force=False)
-        for name, record in self.records.items():
-            if record.is_open:
-                record.closed_from = proposal.close.get(name)
-                record.state = Residency.RESIDENT if record.closed_from is None else Residency.DRAINING
+        self._reopen(proposal.close)
         for spec in proposal.load:
             self._start(spec)
         self.promised = proposal.promised
         for name, line in lines:
             has_record = name in self.records and self.records[name].is_staying
             line.needs_memory = not has_record and name not in proposal.promised
-            if has_record:
-                line.bypassed = 0
         for name, answer in proposal.refuse:
             self._refuse_line(name, no_room(name, answer))
         for name, answer in proposal.refuse_old:
             self._refuse_old(name, answer, proposal)
-        return proposal
+        return proposal.wake_at
+
+    def _reopen(self, close: dict[str, int]) -> None:
+        """Who is to make room drains; who was, and need not any more, is spared."""
+        for name, record in self.records.items():
+            if record.is_open:
+                record.closed_from = close.get(name)
+                record.state = Residency.RESIDENT if record.closed_from is None else Residency.DRAINING
 
     def _grant_waiting(self) -> bool:
         """Hand out free slots, longest waiting models first. True if that calls for another look at memory."""
@@ -93,18 +112,6 @@ class Settling(Acts):
             if watchers:
                 return True
         return False
-
-    def _plan_wake(self, proposal: Proposal) -> None:
-        times = [at for at in proposal.wake_at if at > self._now]
-        deadline = self.queue.next_deadline()
-        if deadline is not None:
-            times.append(deadline)
-        for record in self.records.values():
-            expires_at = self.expires_at(record)
-            if expires_at is not None:
-                times.append(expires_at)
-        if times:
-            self._wake(min(times))
 
     def _refuse_old(self, model: str, answer: NoFit, proposal: Proposal) -> None:
         """Others hold the memory: those who waited long enough for it are told so."""

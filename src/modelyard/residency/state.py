@@ -94,12 +94,8 @@ class MemoryBooks:
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
 
-    def read(self, readings: Iterable[DeviceReading], records: Iterable[Record]) -> None:
-        self.readings = {reading.device: reading for reading in readings}
-        self.update(records)
-
     def update(self, records: Iterable[Record]) -> None:
-        """Work out foreign use anew: after a reading, and whenever a record came, went or changed."""
+        """Work out foreign use anew: after a reading, and whenever a worker came, went or changed."""
         known: dict[str, int] = {}
         unknown: dict[str, int] = {}
         for record in records:
