@@ -34,6 +34,9 @@ from tests.support.gguf_files import (
 )
 
 
+PROVE = bool(os.environ.get("MODELYARD_PROVE"))
+
+
 def test_a_header_is_read_as_the_reference_library_reads_it(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "tiny.gguf")
 
@@ -185,14 +188,16 @@ def test_a_header_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
 def test_flipped_bits_never_do_more_than_refuse(tmp_path: Path) -> None:
     path, whole, dice = tmp_path / "flipped.gguf", small_file(), random.Random(20)
 
-    for _n in range(600):
+    for _n in range(200_000 if PROVE else 600):
         raw = bytearray(whole)
         for _flip in range(dice.choice((1, 1, 2, 8))):
             raw[dice.randrange(len(SMALL.encode()))] ^= 1 << dice.randrange(8)
         refuses_or_tells_the_truth(path, bytes(raw))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20_000 if PROVE else 200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=400), st.integers(0, 8), st.integers(0, 8))
 def test_any_bytes_after_the_opening_never_do_more_than_refuse(
     tmp_path: Path, raw: bytes, tensors: int, values: int

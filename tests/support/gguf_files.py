@@ -7,26 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tools.gguf_bytes import ARRAY, BOOL, FLOAT32, STRING, UINT8, UINT32, UINT64, Header, Tensor, Value, encode_text
 from tools.gguf_files import (
-    ARRAY,
-    BOOL,
-    FLOAT32,
     GEMMA3_4B,
     HALF_BILLION,
     MIXTRAL,
     QWEN2_1B,
     QWEN3_4B,
     SEVENTY_BILLION,
-    STRING,
     TINY,
-    UINT8,
-    UINT32,
-    UINT64,
-    Header,
     Shape,
-    Tensor,
-    Value,
-    encode_text,
     text_of_tokens,
     write_half_billion,
     write_model,
