@@ -58,10 +58,10 @@ def test_leaving_an_answer_ends_the_work_on_the_server(client: YardClient, serve
 @pytest.mark.parametrize(
     ("model", "kind", "words"),
     [
-        ("cut", errors.UpstreamInvalid, "cut off"),
+        ("cut", errors.UpstreamInvalid, "cut off the answer"),
         ("broken", errors.WorkerCrashed, "it died"),
         ("garbage", errors.UpstreamInvalid, "not JSON"),
-        ("page", errors.UpstreamInvalid, "event stream"),
+        ("page", errors.UpstreamInvalid, "no event stream"),
         ("full", errors.InsufficientMemory, "9.0 GiB"),
         ("absent", errors.ModelNotFound, "no model named absent"),
     ],

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from modelyard.client.http import YardClient
     from modelyard.client.replies import ModelEntry
 
+BUILTIN = "yardling"
+
 
 @dataclass(slots=True)
 class Answer:
@@ -48,8 +50,10 @@ def stream_answer(
             for piece in stream:
                 match piece:
                     case Delta():
-                        if piece.has_content:
+                        if piece.text:
                             phase.close()
+                        elif piece.reasoning:
+                            phase.tell(N_("thinking"))
                         _take(session, answer, piece, is_shown=is_shown)
                     case Usage():
                         answer.usage = piece
@@ -71,7 +75,7 @@ def _take(session: Session, answer: Answer, piece: Delta, *, is_shown: bool) -> 
 
 
 def pick_model(client: YardClient) -> str:
-    """The model to use when none is named: one in memory, else the first that can chat."""
+    """The model to use when none is named: one in memory, else the first that can chat, the built-in one last."""
     usable = [entry for entry in client.models() if _can_chat(entry)]
     if not usable:
         raise ModelNotFound(
@@ -79,7 +83,7 @@ def pick_model(client: YardClient) -> str:
             hints=(N_("`modelyard list` shows what it has."),),
             url=client.url,
         )
-    return min(usable, key=lambda entry: entry.state != "resident").name
+    return min(usable, key=lambda entry: (entry.state != "resident", entry.name == BUILTIN)).name
 
 
 def require_chat(client: YardClient, model: str) -> None:

@@ -48,13 +48,14 @@ def ask(
     form: str,
     url: str | None,
 ) -> None:
-    from modelyard.cli.answering import pick_model, stream_answer
-    from modelyard.types.chat import Message
-
     session = session_of(context)
     question = _question(words)
     if not question:
         raise click.UsageError(session.terminal._(N_("there is no question: give words, or pipe text in")))
+    session.terminal.status(session.terminal._(N_("connecting")))  # before the imports: whoever waits sees it at once
+    from modelyard.cli.answering import pick_model, stream_answer
+    from modelyard.types.chat import Message
+
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", question))
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}

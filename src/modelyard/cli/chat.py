@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 @url_option
 @click.pass_context
 def chat(context: click.Context, model: str | None, system: str | None, no_history: bool, url: str | None) -> None:
+    session = session_of(context)
+    session.terminal.status(session.terminal._(N_("connecting")))  # before the imports: whoever waits sees it at once
     from modelyard.cli.answering import pick_model, require_chat
     from modelyard.cli.conversation import Conversation
 
-    session = session_of(context)
     with session.client(url) as client:
         if model:
             require_chat(client, model)

@@ -31,13 +31,13 @@ def config(context: click.Context, config_file: Path | None, changed: bool, form
     if context.invoked_subcommand is not None:
         context.meta["modelyard.config_file"] = config_file
         return
-    from modelyard.config.explain import setting_rows, shown
+    from modelyard.config.explain import setting_rows, written
     from modelyard.config.settings import load_settings
 
     session = session_of(context)
     loaded = load_settings(config_file=config_file, environment=session.environment)
     found = [row for row in setting_rows(loaded) if not changed or row.origin.source != "default"]
-    rows = [(row.name, shown(row.value), str(row.origin)) for row in found]
+    rows = [(row.name, written(row.name, row.value), str(row.origin)) for row in found]
     objects = [{"name": row.name, "value": row.value, **dataclasses.asdict(row.origin)} for row in found]
     extra = {"file": str(loaded.file) if loaded.file else None}
     write_listing(session.terminal, form, "settings", ("NAME", "VALUE", "ORIGIN"), rows, objects, extra)

@@ -45,6 +45,11 @@ class PhaseLine:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
+    def tell(self, text: str) -> None:
+        """Show something that we know ourselves, and ask the server no more."""
+        self._request_id = ""
+        self._text = self._session.terminal._(text)
+
     def close(self) -> None:
         """Take the line away. After this nothing is drawn."""
         self._closed.set()
@@ -62,7 +67,9 @@ class PhaseLine:
     def _ask(self) -> None:
         try:
             with self._session.client(self._url) as client:
-                self._text = phase_text(self._session, client.status(), self._request_id) or self._text
+                text = phase_text(self._session, client.status(), self._request_id)
+            if self._request_id:
+                self._text = text or self._text
         except YardError:
             self._request_id = ""  # no right to know, or an older server: stop asking
 

@@ -47,9 +47,9 @@ class Terminal:
 
     def answer(self, text: str) -> None:
         """A piece of the answer; out at once."""
-        self.listing(plain(text) if sys.stdout.isatty() else text)
         if text:
-            self._is_mid_line = not text.endswith("\n")
+            self._is_mid_line = not text.endswith("\n")  # before writing: Ctrl-C may come right after it
+        self.listing(plain(text) if sys.stdout.isatty() else text)
 
     def end_answer(self) -> None:
         """End the answer's last line."""

@@ -59,7 +59,7 @@ class ChatStream:
                 if "error" in body:
                     raise error_of(self._response.status_code, body, self.request_id)
                 yield from chunks_of(body)
-        raise UpstreamInvalid(provider=self._url, problem="the answer was cut off")
+        raise UpstreamInvalid(N_("{provider} cut off the answer before its end."), provider=self._url)
 
 
 class YardClient:
@@ -145,7 +145,7 @@ class YardClient:
             if response.status_code != 200:
                 raise self._refusal(response)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise UpstreamInvalid(provider=self.url, problem="not an event stream")
+                raise UpstreamInvalid(N_("{provider} answered with no event stream."), provider=self.url)
             yield ChatStream(response, self.url)
 
     def _ask(
@@ -188,7 +188,7 @@ def _transport_errors(url: str) -> Iterator[None]:
                 N_("Or name another with --url or the environment variable MODELYARD_URL."),
             ),
             url=url,
-            problem=str(problem) or "no connection",
+            problem=str(problem) or type(problem).__name__,
         ) from problem
     except httpx2.TimeoutException as problem:
         raise UpstreamTimeout(
@@ -197,7 +197,7 @@ def _transport_errors(url: str) -> Iterator[None]:
             url=url,
         ) from problem
     except EventTooLarge as problem:
-        raise UpstreamInvalid(provider=url, problem="an event without an end") from problem
+        raise UpstreamInvalid(N_("{provider} sent an event without an end."), provider=url) from problem
     except httpx2.RemoteProtocolError as problem:
         raise UpstreamInvalid(provider=url, problem=str(problem)) from problem
     except httpx2.TransportError as problem:
@@ -209,7 +209,7 @@ def _body(response: httpx2.Response, url: str) -> bytes:
     for piece in response.iter_raw():
         pieces += piece
         if len(pieces) > BODY_BYTES_MAX:
-            raise UpstreamInvalid(provider=url, problem="the answer is too large")
+            raise UpstreamInvalid(N_("{provider} sent more than we read."), provider=url)
     return bytes(pieces)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard import errors
-from modelyard.errors import YardError
+from modelyard.errors import N_, YardError
 from modelyard.types.chat import FINISH_REASONS, Delta, ToolCallDelta, Usage
 
 Value = TypeVar("Value")
@@ -38,9 +38,9 @@ def decode(raw: bytes, url: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError as problem:
-        raise errors.UpstreamInvalid(provider=url, problem="not JSON") from problem
+        raise errors.UpstreamInvalid(N_("{provider} sent something that is not JSON."), provider=url) from problem
     if not isinstance(value, dict):
-        raise errors.UpstreamInvalid(provider=url, problem="not a JSON object")
+        raise errors.UpstreamInvalid(N_("{provider} sent something that is not a JSON object."), provider=url)
     return value
 
 

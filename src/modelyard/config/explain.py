@@ -15,7 +15,7 @@ from modelyard.config.load import Origin, Parts, dotted
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings, is_open
 from modelyard.errors import N_
-from modelyard.units import GIB, format_bytes
+from modelyard.units import GIB, format_bytes, format_duration, parse_bytes, parse_duration
 
 MASK = "********"
 COMMIT_BYTES_MIN = 16 * GIB
@@ -51,7 +51,7 @@ def setting_rows(loaded: LoadedSettings) -> tuple[SettingRow, ...]:
 def effective_lines(loaded: LoadedSettings, *, everything: bool = False) -> tuple[str, ...]:
     """The configuration in effect as lines for people; without `everything` only what differs from the defaults."""
     rows = [row for row in setting_rows(loaded) if everything or row.origin.source != "default"]
-    return tuple(f"{row.name} = {shown(row.value)}  ({row.origin})" for row in rows)
+    return tuple(f"{row.name} = {written(row.name, row.value)}  ({row.origin})" for row in rows)
 
 
 def variable_lines(loaded: LoadedSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -107,6 +107,21 @@ def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
             Finding("no_gpu", N_("No GPU is in use: models run on the CPU."), N_("Prefer small models."), {}, "notice")
         )
     return found
+
+
+def written(name: str, value: object) -> str:
+    """A setting's value as a person would write it, with units where its name has one and nothing is lost.
+
+    >>> written("headroom_bytes", 2 * GIB), written("load_s", 300.0), written("load_s", 90.5), written("port", 1)
+    ('2GiB', '5m', '90.5', '1')
+    """
+    if isinstance(value, int) and name.endswith("_bytes"):
+        text = format_bytes(value).replace(" ", "").replace(".0", "")
+        return text if value and parse_bytes(text) == value else str(value)
+    if isinstance(value, float) and name.endswith("_s") and not name.endswith("_per_s") and value >= 60:
+        text = format_duration(value)
+        return text if parse_duration(text) == value else f"{value:g}"
+    return shown(list(value) if isinstance(value, tuple) else value)
 
 
 def shown(value: object) -> str:

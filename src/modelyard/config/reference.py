@@ -9,9 +9,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from modelyard.config.echo import EchoSettings
-from modelyard.config.explain import shown
+from modelyard.config.explain import written
 from modelyard.config.schema import KeySettings, LaunchSettings, ModelOptions, Settings
-from modelyard.units import format_bytes, format_duration
 
 _HEAD = """# Settings
 
@@ -92,21 +91,9 @@ def _entries(kind: type[BaseModel], prefix: str) -> Iterator[str]:
 def _kind_text(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "Required."
-    text = f"Default: `{_default_text(name, field.default)}`."
+    text = f"Default: `{written(name, field.default)}`."
     choices = () if isinstance(field.default, tuple) else _choices(field.annotation)
     return f"One of {', '.join(f'`{choice}`' for choice in choices)}. {text}" if choices else text
-
-
-def _default_text(name: str, default: object) -> str:
-    match default:
-        case tuple():
-            return shown(list(default))
-        case int() if name.endswith("_bytes") and default:
-            return format_bytes(default).replace(" ", "").replace(".0", "")
-        case float() if name.endswith("_s") and not name.endswith("_per_s") and default >= 60:
-            return format_duration(default)
-        case _:
-            return shown(default)
 
 
 def _choices(kind: object) -> tuple[str, ...]:
