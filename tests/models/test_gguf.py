@@ -33,7 +33,6 @@ from tests.support.gguf_files import (
     write_tiny_llama,
 )
 
-
 PROVE = bool(os.environ.get("MODELYARD_PROVE"))
 
 
