@@ -156,7 +156,6 @@ def build_yard(
     guard = Guard(
         keys=KeyRing(keys), limits=limits, hosts=HostPolicy(bind_host=bind_host, declared=allowed_hosts),
         origins=OriginPolicy(allowed_origins), trusted_proxies=trusted_proxies, allow_open=allow_open,
-        is_draining=lambda: operations.is_draining,
     )  # fmt: skip
     history = MemoryHistory(
         clock, node_bytes=lambda: 1_000_000, devices=residency.devices, residents=residency.residents

@@ -195,8 +195,8 @@ async def _follow(
     bus: EventBus, after: int | None, is_draining: Callable[[], bool], keepalive_s: float
 ) -> AsyncIterator[bytes]:
     with bus.subscribe(after) as subscription:
+        lost_count, is_over = 0, is_draining()  # before anything is awaited: what comes later is in the backlog
         yield b": connected\n\n"
-        lost_count, is_over = 0, is_draining()
         while not is_over:
             try:
                 event = await asyncio.wait_for(subscription.next(), keepalive_s)

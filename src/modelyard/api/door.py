@@ -4,13 +4,15 @@ one place where whatever was raised becomes an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard.errors import N_, BadRequest, YardError
+from modelyard.gateway.limits import limit_headers
 from modelyard.words import language_of_header
 
 from .problems import Dialect, failure_response
@@ -49,7 +51,7 @@ class Door:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
-        state["language"], state["dialect"], state["limit_headers"] = self._language, Dialect.OPENAI, {}
+        state["language"], state["dialect"] = self._language, Dialect.OPENAI
         needs_cors = is_started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -91,19 +93,12 @@ class Door:
         return language
 
 
-def _completed(given: object, state: dict[str, object]) -> list[tuple[bytes, bytes]]:
-    """An answer's headers with those that every answer has, without repeating any."""
-    headers: list[tuple[bytes, bytes]] = list(given)  # type: ignore[call-overload]
-    names = {name for name, _value in headers}
-    if b"x-request-id" not in names:
-        headers.append((b"x-request-id", str(state["request_id"]).encode("ascii")))
-    limit_headers = state["limit_headers"]
-    if limit_headers:
-        assert isinstance(limit_headers, dict)
-        for name, value in limit_headers.items():
-            if name.encode() not in names:
-                headers.append((name.encode(), value.encode()))
-    headers.extend(_ALWAYS)
+def _completed(given: Iterable[tuple[bytes, bytes]], state: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    """An answer's headers with those that every answer has. Endpoints add none of these themselves."""
+    headers = [*given, (b"x-request-id", state["request_id"].encode("ascii")), *_ALWAYS]
+    limit = state.get("limit")
+    if limit is not None:
+        headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in limit_headers(limit).items()]
     return headers
 
 

@@ -27,7 +27,7 @@ from modelyard.errors import (
     ShuttingDown,
 )
 from modelyard.gateway.keys import ALL_RIGHTS, ANONYMOUS, Caller, KeyRing, Right
-from modelyard.gateway.limits import Limits, limit_headers
+from modelyard.gateway.limits import Limits
 
 from .hosts import IN_PROCESS, HostPolicy, OriginPolicy, is_loopback
 from .problems import Dialect
@@ -123,7 +123,7 @@ class Secured:
             return
         if guard.is_draining():
             raise ShuttingDown()
-        state["limit_headers"] = limit_headers(guard.limits.admit(caller))
+        state["limit"] = guard.limits.admit(caller)
         with guard.limits.slot(caller):
             await self._run(caller, scope, receive, send)
 
@@ -148,13 +148,12 @@ class Guard:
         origins: OriginPolicy,
         trusted_proxies: Iterable[str] = (),
         allow_open: bool = False,
-        is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.keys = keys
         self.limits = limits
         self.hosts = hosts
         self.origins = origins
-        self.is_draining = is_draining
+        self.is_draining: Callable[[], bool] = lambda: False  # set once, by whoever builds the app
         self._allow_open = allow_open
         self._proxies: tuple[IPv4Network | IPv6Network, ...] = tuple(
             ip_network(proxy, strict=False) for proxy in trusted_proxies

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from modelyard.clock import Clock
@@ -19,10 +19,11 @@ from .keys import Caller
 CALLERS_MAX = 10_000
 FAILED_LOGINS_MAX = 20
 FAILED_LOGIN_WINDOW_S = 60.0
+_NO_LIMIT = nullcontext()
 _OVERFLOW = ""  # newcomers share this entry while the table is full of active callers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per request, and freezing triples its cost
 class LimitState:
     """What is left of a caller's rate after a request was admitted."""
 
@@ -88,9 +89,12 @@ class Limits:
         """Count one request against the caller's rate; raise `RateLimited` if there is none left."""
         return self._rate.charge(caller.id) if self._rate else None
 
-    @contextmanager
-    def slot(self, caller: Caller) -> Iterator[None]:
+    def slot(self, caller: Caller) -> AbstractContextManager[None]:
         """Hold one of the caller's places for requests at the same time."""
+        return _NO_LIMIT if self._concurrent_max is None else self._held(caller)
+
+    @contextmanager
+    def _held(self, caller: Caller) -> Iterator[None]:
         running = self._running.get(caller.id, 0)
         if self._concurrent_max is not None and running >= self._concurrent_max:
             raise RateLimited(
@@ -112,7 +116,7 @@ class Limits:
         self._failures.charge(_network(address))
 
     def running_count(self, caller: Caller) -> int:
-        """Requests of the caller that hold a slot now."""
+        """Requests of the caller that hold a slot now; counted only where there is a limit."""
         return self._running.get(caller.id, 0)
 
 
