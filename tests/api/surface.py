@@ -48,18 +48,18 @@ class FakeResidency:
         self.loaded: dict[str, bool] = {}
         self.asked: list[tuple[object, ...]] = []
 
-    async def load(self, model: Model, pinned: bool | None = None) -> Receipt | None:
+    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None:
         self.asked.append(("load", model.name, pinned))
         if model.name in self.loaded:
             return None
         self.loaded[model.name] = bool(pinned)
         return _receipt("load", model.name)
 
-    async def unload(self, name: str, force: bool = False) -> Receipt | None:
+    async def unload(self, name: str, *, force: bool = False) -> Receipt | None:
         self.asked.append(("unload", name, force))
         return _receipt("unload", name) if self.loaded.pop(name, None) is not None else None
 
-    def pin(self, name: str, pinned: bool) -> None:
+    def pin(self, name: str, *, pinned: bool) -> None:
         self.asked.append(("pin", name, pinned))
 
     def residents(self) -> tuple[ResidentStatus, ...]:

@@ -31,11 +31,11 @@ DRAINING = "node.draining"  # the last event that followers get
 class ResidencyControl(Protocol):
     """What the control plane needs from the residency manager."""
 
-    async def load(self, model: Model, pinned: bool | None = None) -> Receipt | None: ...
+    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None: ...
 
-    async def unload(self, name: str, force: bool = False) -> Receipt | None: ...
+    async def unload(self, name: str, *, force: bool = False) -> Receipt | None: ...
 
-    def pin(self, name: str, pinned: bool) -> None: ...
+    def pin(self, name: str, *, pinned: bool) -> None: ...
 
     def residents(self) -> tuple[ResidentStatus, ...]: ...
 
@@ -155,7 +155,7 @@ class Operations:
     def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
         """Keep a model in memory whatever else wants the room, or no longer."""
         with _audited(caller, "pin" if pinned else "unpin", name):
-            self._residency.pin(self._resident_name(name), pinned)
+            self._residency.pin(self._resident_name(name), pinned=pinned)
 
     async def rescan(self, caller: Caller) -> tuple[Model, ...]:
         """Read the model folders again. Two at once become one after the other."""
