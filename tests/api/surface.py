@@ -77,6 +77,7 @@ class FakeResidency:
     def failures(self) -> Mapping[str, str]:
         return {}
 
+    @property
     def queue_length(self) -> int:
         return 0
 

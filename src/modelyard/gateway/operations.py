@@ -43,6 +43,7 @@ class ResidencyControl(Protocol):
 
     def failures(self) -> Mapping[str, str]: ...
 
+    @property
     def queue_length(self) -> int: ...
 
 
@@ -128,7 +129,7 @@ class Operations:
             draining=self._is_draining,
             devices=self._residency.devices(),
             residents=self._residency.residents(),
-            queue=self._residency.queue_length(),
+            queue=self._residency.queue_length,
             requests=self._requests.snapshot(),
             failures=dict(self._residency.failures()),
         )
