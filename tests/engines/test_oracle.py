@@ -36,7 +36,7 @@ ON_CPU = """\
 0.01.078.115 I common_fit_params: fitting params to free memory took 1.07 seconds
 """.splitlines()  # noqa: E501
 
-# Not recorded: written after llama.cpp's source, which prints devices so.
+# Not recorded: how llama.cpp is believed to print GPUs. To be replaced by a recording from a machine with one.
 ON_GPUS = """\
 I common_memory_breakdown_print: | memory breakdown [MiB]  | total    free     self   model   context   compute    unaccounted |
 I common_memory_breakdown_print: |   - CUDA0 (NVIDIA H200) | 143771 = 142000 + ( 1500 =  1000 +     400 +     100) +         271 |
