@@ -11,6 +11,8 @@ from modelyard.errors import N_, ConfigError
 
 NAMES = ("modelyard.toml", "modelyard.yaml", "modelyard.yml", "modelyard.json")
 FILE_BYTES_MAX = 1024**2
+VALUES_MAX = 100_000
+DEPTH_MAX = 32
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -31,7 +33,22 @@ def parse(text: str, path: Path) -> dict[str, object]:
         raise ConfigError(where=path, problem=str(problem)) from problem
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(N_("{where}: a configuration file holds named sections"), where=path)
+    _check_size(tree, path)
     return tree
+
+
+def _check_size(tree: object, path: Path) -> None:
+    """Refuse what is small as text and huge as a tree: YAML's aliases can repeat themselves without end."""
+    waiting: list[tuple[object, int]] = [(tree, 0)]
+    count = 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEPTH_MAX or count > VALUES_MAX:
+            raise ConfigError(N_("{where}: the file has too many values, or too deep ones"), where=path)
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting.extend((item, depth + 1) for item in inner)
 
 
 def _toml(text: str) -> object:
@@ -71,6 +88,14 @@ def line_of(text: str, parts: Sequence[str | int]) -> int | None:
         match = found[min(repeat, len(found)) - 1]
         position = match.start() + 1 if match[0][0].isspace() and match[0] != part else match.start()
     return text.count("\n", 0, position) + 1
+
+
+def at_home(text: str) -> Path:
+    """A path as written, with `~` and `~NAME` put in where the system knows whose home that is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def expand(value: object, variables: Mapping[str, str], where: str) -> object:

@@ -130,7 +130,7 @@ def client_target(
     variables = {**_dotenv((folder or Path.cwd()) / ".env"), **environment}
     key = variables.get(PREFIX + "KEY") or None
     if key is None and variables.get(PREFIX + "KEY_FILE"):
-        path = Path(variables[PREFIX + "KEY_FILE"]).expanduser()
+        path = files.at_home(variables[PREFIX + "KEY_FILE"])
         key = _text(path, 4096).strip() or None
     address = url or variables.get(PREFIX + "URL") or DEFAULT_URL
     return ClientTarget(address if "://" in address else f"http://{address}", key)
@@ -191,7 +191,7 @@ def _found_file(sources: Sources, folder: Path, user_folder: Path | None) -> Pat
 def _read_file(sources: Sources, path: Path | None, variables: Mapping[str, str]) -> None:
     if path is None:
         return
-    path = path.expanduser().absolute()
+    path = files.at_home(str(path)).absolute()
     text = _text(path, files.FILE_BYTES_MAX)
     tree = files.parse(text, path)
     sources.file, sources.file_text = path, text
@@ -257,7 +257,7 @@ def _anchored(parts: Parts, value: object, folder: Path) -> object:
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple) or not all(isinstance(item, str | Path) for item in given):
         return value
-    return [str(folder / Path(str(item).strip()).expanduser()) for item in given if str(item).strip()]
+    return [str(folder / files.at_home(str(item).strip())) for item in given if str(item).strip()]
 
 
 def _text(path: Path, bytes_max: int) -> str:
@@ -269,8 +269,8 @@ def _text(path: Path, bytes_max: int) -> str:
         return raw.decode()
     except UnicodeDecodeError as problem:
         raise ConfigError(N_("{where}: the file is not UTF-8 text"), where=path) from problem
-    except OSError as problem:
-        raise ConfigError(where=path, problem=problem.strerror or str(problem)) from problem
+    except (OSError, ValueError) as problem:
+        raise ConfigError(where=path, problem=getattr(problem, "strerror", None) or str(problem)) from problem
 
 
 def _dotenv(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from modelyard.config.files import at_home
 from modelyard.config.finding import Finding
 from modelyard.errors import N_, ConfigError
 
@@ -33,7 +34,7 @@ def resolve_secrets(
             case "env":
                 entry["secret"] = _from_environment(rest, variables, where)
             case "file":
-                entry["secret"] = _from_file(folder / Path(rest).expanduser(), where, notices)
+                entry["secret"] = _from_file(folder / at_home(rest), where, notices)
             case "sha256":
                 pass
             case _ if not plain_allowed and not re.fullmatch(r"\$\{[A-Za-z_]\w*\}", secret):
@@ -55,7 +56,7 @@ def _from_file(path: Path, where: str, notices: list[Finding]) -> str:
         with path.open("rb") as stream:
             text = stream.read(SECRET_BYTES_MAX).decode().strip()
             mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as problem:
+    except (OSError, ValueError) as problem:
         raise ConfigError(
             N_("{where}: the secret in {path} cannot be read: {problem}"),
             where=where,
