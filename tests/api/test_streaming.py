@@ -89,6 +89,18 @@ async def test_a_worker_that_dies_is_told_by_name_with_its_last_lines(body: dict
         await plane.settled(worker_crashed=1)
 
 
+@pytest.mark.parametrize(("reason", "code"), [("operator", "model_unloaded"), ("shutdown", "shutting_down")])
+async def test_a_worker_that_was_ended_on_purpose_did_not_crash(reason: str, code: str) -> None:
+    async with data_plane(lambda _body: [HEAD, delta(content="Hel"), "hang"]) as plane:
+        asking = asyncio.create_task(plane.ask(STREAM))
+        await until(lambda: any(r.phase == "generating" for r in plane.inference.snapshot()), "a first token")
+
+        plane.residency.leases[0].leaving_because = reason
+        plane.worker.exited.set_result("signal 15")
+
+        assert (await asking).events()[-1]["error"]["code"] == code
+
+
 HANGING: dict[str, list[Step]] = {
     "before the head": ["hang"],
     "prefill": [HEAD, event({"choices": [], "prompt_progress": {"total": 9, "processed": 1}}), "hang"],

@@ -262,13 +262,13 @@ def test_gauges_are_read_when_somebody_looks() -> None:
 def test_events_of_the_node_are_counted() -> None:
     metrics = Metrics()
 
-    metrics.count_event(Event("model.loaded", 1_700_000_000.0, {"model": "tiny", "load_s": 0.7}))
+    metrics.count_event(Event("model.loaded", 1_700_000_000.0, {"model": "tiny", "took_s": 0.7}))
     metrics.count_event(Event("model.load_failed", 1.0, {"engine": "fake", "code": "model_load_failed"}))
-    metrics.count_event(Event("model.evicted", 1.0, {"model": "tiny"}))
+    metrics.count_event(Event("model.unloaded", 1.0, {"model": "tiny", "reason": "eviction"}))
     metrics.count_event(Event("node.started", 1.0))
 
     value = metrics.registry.get_sample_value
     assert value("modelyard_model_load_seconds_sum", {"kind": "chat"}) == pytest.approx(0.7)
     assert value("modelyard_model_loaded_timestamp_seconds", {"model": "tiny"}) == 1_700_000_000
     assert value("modelyard_model_load_failures_total", {"engine": "fake", "code": "model_load_failed"}) == 1
-    assert value("modelyard_evictions_total", {"reason": "evicted"}) == 1
+    assert value("modelyard_evictions_total", {"reason": "eviction"}) == 1

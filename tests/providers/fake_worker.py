@@ -124,6 +124,7 @@ class FakeLease:
     load_s: float = 0.0
     progressed_at: float = field(default_factory=time.monotonic)
     failures: list[YardError] = field(default_factory=list)
+    leaving_because: str = ""
 
     def progressed(self) -> None:
         self.progressed_at = time.monotonic()

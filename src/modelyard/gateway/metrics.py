@@ -113,12 +113,12 @@ class Metrics:
         fields = event.fields
         match event.name:
             case "model.loaded":
-                self.load_s.labels(str(fields.get("kind", "chat"))).observe(_number(fields.get("load_s")))
+                self.load_s.labels(str(fields.get("kind", "chat"))).observe(_number(fields.get("took_s")))
                 self.loaded_at.labels(str(fields.get("model", ""))).set(event.at)
             case "model.load_failed":
                 self.load_failures.labels(str(fields.get("engine", "")), str(fields.get("code", ""))).inc()
-            case "model.evicted" | "model.expired" | "model.crashed":
-                self.evictions.labels(event.name.removeprefix("model.")).inc()
+            case "model.unloaded":
+                self.evictions.labels(str(fields.get("reason", ""))).inc()
 
 
 def _number(value: object) -> float:

@@ -11,7 +11,16 @@ from typing import Protocol, Self
 import aiohttp
 from yarl import URL
 
-from modelyard.errors import UpstreamError, UpstreamInvalid, UpstreamUnreachable, WorkerCrashed, YardError
+from modelyard.errors import (
+    N_,
+    ModelUnloaded,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamUnreachable,
+    WorkerCrashed,
+    YardError,
+)
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Progress, Usage
 
 from .deadlines import Deadlines
@@ -37,6 +46,9 @@ class WorkerLease(Protocol):
 
     @property
     def load_s(self) -> float: ...
+
+    @property
+    def leaving_because(self) -> str: ...
 
     def progressed(self) -> None: ...
 
@@ -151,7 +163,14 @@ class WorkerStream:
         if not exited.cancelled():
             self._ticket.interrupt(self._crash(exited))
 
-    def _crash(self, exited: asyncio.Future[str]) -> WorkerCrashed:
+    def _crash(self, exited: asyncio.Future[str]) -> YardError:
+        match self._lease.leaving_because:
+            case "" | "crash":
+                pass
+            case "shutdown":
+                return ShuttingDown()
+            case _:  # an operator did not want to wait for us
+                return ModelUnloaded(N_("{model} was unloaded while this request used it."), model=self._source)
         error = WorkerCrashed(model=self._source, exit=exited.result())
         if lines := [shown(line) for line in self._lease.worker.last_lines()[-LAST_LINES_SHOWN:]]:
             error.fields["last_lines"] = " | ".join(lines)
