@@ -46,6 +46,7 @@ from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.model import Model
+from modelyard.types.status import Residency
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter, StartLimits
@@ -97,7 +98,7 @@ async def running_node(
         stack.push_async_callback(provider.close)
         inference = Inference(
             catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
-            loading=manager.loading,
+            loading=lambda: loading_names(manager),
         )  # fmt: skip
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
@@ -107,7 +108,9 @@ async def running_node(
             clock, node_bytes=own_bytes, devices=manager.devices, residents=manager.residents
         )  # fmt: skip
         metrics.registry.register(
-            NodeGauges(manager.residents, manager.devices, lambda: inference.running_count, manager.queue_length)
+            NodeGauges(
+                manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length
+            )
         )
 
         # The face.
@@ -221,6 +224,12 @@ def guard(settings: Settings, clock: SystemClock) -> Guard:
         trusted_proxies=server.trusted_proxies,
         allow_open=server.allow_open_bind,
     )
+
+
+def loading_names(manager: ResidencyManager) -> frozenset[str]:
+    """The models being loaded, or waiting for room."""
+    states = (Residency.WAITING, Residency.LOADING)
+    return frozenset(resident.model for resident in manager.residents() if resident.state in states)
 
 
 def own_bytes() -> int:

@@ -70,5 +70,5 @@ class YardServer(uvicorn.Server):
             timer.cancel()
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
