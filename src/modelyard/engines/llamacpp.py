@@ -6,7 +6,6 @@ dead worker's last lines. The worker itself is `llamacpp_launcher`.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
@@ -22,9 +21,6 @@ from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp_oracle import ask
 from modelyard.errors import N_, ModelFileError
 from modelyard.memory.footprint import CacheType, LoadShape, predict
-from modelyard.models.facts import facts_of
-from modelyard.models.gguf import read_header, read_split_header
-from modelyard.types.facts import ModelFacts
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Capability, Model
 from modelyard.units import MIB
@@ -49,6 +45,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?:alloc_tensor_range|ggml_gallocr_\w+): failed to allocate", OUT_OF_MEMORY),
         (r"unable to allocate \w+ buffer", OUT_OF_MEMORY),
         (r"(?:CUDA error: out of memory|cudaMalloc failed: out of memory)", OUT_OF_MEMORY),
+        (r"(?:llama_init_from_model: failed to initialize the context: )?std::bad_alloc", OUT_OF_MEMORY),
         (r"load failed: std::bad_alloc|terminate called after throwing an instance of 'std::bad_alloc'", OUT_OF_MEMORY),
         (r"unknown model architecture", UNKNOWN_KIND),
         (r"gguf_init_from_file: failed to open", MISSING),
@@ -126,13 +123,14 @@ class LlamaCpp:
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
         """The engine's own table if it gives one, else the formula over the header's facts."""
-        facts = await asyncio.to_thread(_facts, model)
+        if model.facts is None:
+            raise ModelFileError(path=model.name, problem="its header says nothing about memory")
         shape = self._shape(model, options)
         if self._has_oracle:
-            answer = await ask(model.files[0], shape, facts, environment=self._environment)
+            answer = await ask(model.files[0], shape, model.facts, environment=self._environment)
             if answer is not None:
                 return answer
-        return predict(facts, shape)
+        return predict(model.facts, shape)
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
         values = options.values
@@ -206,13 +204,3 @@ def _is_pooled(model: Model) -> bool:
 def _projector(model: Model) -> Path | None:
     path = model.metadata.get("projector")
     return Path(path) if isinstance(path, str) else None
-
-
-def _facts(model: Model) -> ModelFacts:
-    """Read from the files again: a spec is made once per model, and headers are small."""
-    try:
-        projector = _projector(model)
-        header = read_split_header(model.files) if len(model.files) > 1 else read_header(model.files[0])
-        return facts_of(header, projector_bytes=projector.stat().st_size if projector else 0)
-    except (ValueError, OSError) as error:
-        raise ModelFileError(path=model.files[0].name, problem=str(error)) from error

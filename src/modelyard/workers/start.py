@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +42,14 @@ class StartLimits:
 
     def deadline_s(self, size_bytes: int) -> float:
         return self.load_s + self.load_s_per_gib * size_bytes / GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How long one model stays, if its configuration says so."""
+
+    idle_ttl_s: float | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +98,14 @@ class Starter:
         run: RunFolder,
         memory: Callable[[int], ProcessMemory],
         limits: StartLimits | None = None,
+        keeping: Mapping[str, Keeping] | None = None,
     ) -> None:
-        """`memory` measures a process and all below it: a device reader's `process`."""
+        """`memory` measures a process and all below it: a device reader's `process`. `keeping` is by model name."""
         self._engines = tuple(engines)
         self._run = run
         self._memory = memory
         self._limits = limits or StartLimits()
+        self._keeping = {name.lower(): value for name, value in (keeping or {}).items()}
         self._plans: OrderedDict[str, asyncio.Task[Plan]] = OrderedDict()
 
     async def spec(self, model: Model) -> ModelSpec:
@@ -160,12 +170,15 @@ class Starter:
             raise LoadFailed(model=model.name, problem=f"no engine here serves it ({model.engine or 'unknown format'})")
         options = engine.options(model)
         footprint = await engine.footprint(model, options)
+        keeping = self._keeping.get(model.name.lower(), Keeping())
         spec = ModelSpec(
             name=model.name,
             identity=f"{model.identity or model.name}+{_digest(options)}",
             footprint=footprint,
             slots=options.slots,
             load_s_expected=0.2 + model.size_bytes / LOAD_BYTES_PER_S_EXPECTED,
+            idle_ttl_s=keeping.idle_ttl_s,
+            pinned=keeping.pinned,
         )
         return Plan(engine, options, footprint, spec)
 
