@@ -20,7 +20,7 @@ from modelyard.api.app import InferenceEndpoints, build_app
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.openai import OpenAIEndpoints
 from modelyard.api.security import Guard, check_bind
-from modelyard.clock import SystemClock
+from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
 from modelyard.config.schema import ModelOptions, Settings
@@ -113,16 +113,11 @@ async def running_node(
             )
         )
 
-        # The face.
         openai = OpenAIEndpoints(
             inference=inference, catalog=catalog, residents=manager.residents, clock=clock,
             body_bytes_max=settings.server.body_max_bytes,
         )  # fmt: skip
-        app = build_app(
-            inference=InferenceEndpoints(openai.chat_completions, openai.completions, openai.models, openai.model),
-            operations=operations, history=history, guard=guard(settings, clock), registry=metrics.registry,
-            language=settings.server.language,
-        )  # fmt: skip
+        app = face(settings, clock, openai, operations, history, metrics)
 
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -134,6 +129,25 @@ async def running_node(
             await manager.close()
             for task in background:
                 task.cancel()
+
+
+def face(
+    settings: Settings,
+    clock: Clock,
+    openai: OpenAIEndpoints,
+    operations: Operations,
+    history: MemoryHistory,
+    metrics: Metrics,
+) -> Starlette:
+    """The HTTP side of a node."""
+    return build_app(
+        inference=InferenceEndpoints(openai.chat_completions, openai.completions, openai.models, openai.model),
+        operations=operations,
+        history=history,
+        guard=guard(settings, clock),
+        registry=metrics.registry,
+        language=settings.server.language,
+    )
 
 
 # ---- values for the parts, from settings ----
@@ -199,7 +213,7 @@ def deadlines(settings: Settings) -> Deadlines:
     return Deadlines(given.connect_s, settings.residency.queue_s, given.first_token_s, given.between_tokens_s)
 
 
-def guard(settings: Settings, clock: SystemClock) -> Guard:
+def guard(settings: Settings, clock: Clock) -> Guard:
     """Who may come in."""
     server, given = settings.server, settings.limits
     keys = KeyRing(
