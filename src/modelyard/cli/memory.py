@@ -65,7 +65,7 @@ def unload(context: click.Context, model: str, force: bool, yes: bool, form: str
     _write_receipt(session, form, receipt)
 
 
-@click.command(help=N_("Keep a model in memory: it is loaded now, never evicted and never expires."))
+@click.command(help=N_("Keep a model in memory once it is there: never evicted, never expired."))
 @click.argument("model")
 @click.option("--off", is_flag=True, help=N_("No longer keep it."))
 @url_option

@@ -1,0 +1,129 @@
+"""The command line against the server it belongs to, each as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.cli.conftest import run, start
+
+Value = TypeVar("Value")
+DEADLINE_S = 60.0
+CONFIG = """
+[server]
+port = 0
+[models]
+builtin = false
+default = "quick"
+[models.echo.quick]
+[models.echo.slow]
+tokens_per_s = 20
+reply_tokens = 10000
+[models.echo.huge]
+footprint_bytes = "900GiB"
+[models.echo.dead]
+fail_load = "no such tensor"
+"""
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    folder = tmp_path_factory.mktemp("serving")
+    (folder / "modelyard.toml").write_text(CONFIG)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "modelyard.cli", "serve"]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True)
+    try:
+        yield eventually(lambda: _address(folder / "log")), process
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def _url(serving: tuple[str, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch, _fresh: None) -> None:
+    monkeypatch.setenv("MODELYARD_URL", serving[0])
+
+
+def _address(log: Path) -> str:
+    found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+    return found[0] if found else ""
+
+
+def eventually(question: Callable[[], Value]) -> Value:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (answer := question()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+    return answer
+
+
+def requests() -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(run("ps", "-o", "json").stdout)["requests"]
+    return found
+
+
+def test_a_question_is_answered_and_the_model_is_then_in_memory() -> None:
+    answer = run("ask", "-m", "quick", "--max-tokens", "3", "hi")
+    residents = json.loads(run("ps", "-o", "json").stdout)["residents"]
+
+    assert answer.exit_code == 0, answer.stderr
+    assert len(answer.stdout.split()) == 3
+    assert "quick" in [one["model"] for one in residents]
+
+
+def test_ctrl_c_leaves_no_work_behind() -> None:
+    process = start("ask", "-m", "slow", "hi")
+    eventually(requests)
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 100)
+
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 130
+    assert b"incomplete" in err
+    assert eventually(lambda: not requests())
+
+
+def test_what_never_fits_is_6_with_the_numbers() -> None:
+    result = run("ask", "-m", "huge", "hi")
+
+    assert result.exit_code == 6
+    assert "900.0 GiB" in result.stderr
+
+
+def test_a_model_that_does_not_load_says_why() -> None:
+    result = run("ask", "-m", "dead", "hi")
+    shown = run("show", "dead")
+
+    assert result.exit_code == 1
+    assert "no such tensor" in result.stderr
+    assert "no such tensor" in shown.stdout
+
+
+def test_loading_and_unloading() -> None:
+    assert run("load", "quick").exit_code == 0
+    assert run("unload", "quick").exit_code == 0
+    again = run("unload", "quick")
+
+    assert again.exit_code == 0
+    assert "was not in memory" in again.stderr
+
+
+def test_models_have_the_states_that_people_see() -> None:
+    listed = json.loads(run("list", "-o", "json").stdout)["models"]
+
+    assert {one["name"] for one in listed} == {"quick", "slow", "huge", "dead"}
+    assert run("show", "nothing-like-it").exit_code == 5
