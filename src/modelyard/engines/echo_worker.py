@@ -223,7 +223,7 @@ async def run(socket: str, settings: EchoSettings) -> None:
 
 def main(arguments: list[str]) -> None:
     """`--socket PATH --settings JSON`, in this order: argparse costs a tenth of the start."""
-    enter()
+    enter(os.environ)
     match arguments:
         case ["--socket", socket, "--settings", settings]:
             asyncio.run(run(socket, EchoSettings.parse(json.loads(settings))))

@@ -51,7 +51,7 @@ def server_params(socket: str, asked: dict[str, object]) -> xllamacpp.CommonPara
 
 def main(arguments: list[str]) -> None:
     """Load, serve, and end when the node lets go of our standard input, if a signal does not come first."""
-    enter()
+    enter(os.environ)
     match arguments:
         case ["--socket", socket, "--params", params]:
             pass

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +23,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def enter() -> None:
+def enter(environment: Mapping[str, str]) -> None:
     """End with the parent, gain no rights, write no core files. Exits at once if the parent is gone already."""
-    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    parent = int(environment.get(PARENT_VARIABLE, "0"))
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None, use_errno=True).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
