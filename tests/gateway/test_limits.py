@@ -75,7 +75,7 @@ def test_no_window_ever_holds_more_than_twice_the_limit_and_the_long_run_keeps_i
         else:
             admitted.append(clock.now)
 
-    assert all(wait is not None and 0 < wait <= 10.0 for wait in waits)
+    assert all(wait is not None and 0 < wait <= 10.0 + 1e-6 for wait in waits)  # floats round
     for start in admitted:
         inside = sum(start <= at < start + 10.0 for at in admitted)
         assert inside <= 2 * requests_max
