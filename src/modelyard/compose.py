@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,9 +29,10 @@ from modelyard.engines import hardware
 from modelyard.engines.base import Engine
 from modelyard.engines.echo import Echo, echo_model
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
-from modelyard.gateway.keys import KeyEntry, KeyRing, Right
+from modelyard.gateway.keys import ALL_RIGHTS, Caller, KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import Metrics, NodeGauges
@@ -49,9 +50,10 @@ from modelyard.types.model import Model
 from modelyard.types.status import Residency
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
-from modelyard.workers.start import Starter, StartLimits
+from modelyard.workers.start import Keeping, Starter, StartLimits
 
 BUILTIN = "yardling"
+CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who loads pinned models, in the log of acts
 
 log = structlog.get_logger()
 
@@ -89,8 +91,10 @@ async def running_node(
         scanned = partial(scan_models, settings, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
-        starter = Starter(recipes, run, devices.process, start_limits(settings))
-        manager = ResidencyManager(clock, events, devices, starter, residency_limits(settings))
+        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings))
+        manager = ResidencyManager(
+            clock, events, devices, starter, residency_limits(settings), queue_s=settings.residency.queue_s
+        )  # fmt: skip
 
         # The data plane and the control plane.
         metrics = Metrics()
@@ -107,11 +111,7 @@ async def running_node(
         history = MemoryHistory(
             clock, node_bytes=own_bytes, devices=manager.devices, residents=manager.residents
         )  # fmt: skip
-        metrics.registry.register(
-            NodeGauges(
-                manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length
-            )
-        )
+        metrics.registry.register(gauges(manager, inference))
 
         openai = OpenAIEndpoints(
             inference=inference, catalog=catalog, residents=manager.residents, clock=clock,
@@ -122,7 +122,7 @@ async def running_node(
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         background = [tasks.create_task(manager.run()), tasks.create_task(history.run())]
-        background.append(tasks.create_task(follow(events, metrics)))
+        background += [tasks.create_task(follow(events, metrics)), tasks.create_task(preload(settings, operations))]
         try:
             yield Node(app, operations, inference, manager, catalog, run)
         finally:
@@ -203,6 +203,23 @@ def residency_limits(settings: Settings) -> ResidencyLimits:
     )
 
 
+def keeping(settings: Settings) -> dict[str, Keeping]:
+    """How long single models stay, by name. Nothing expires where idle unloading is off."""
+    is_on = settings.residency.unload_enabled
+    return {
+        name: Keeping(options.idle_ttl_s if is_on else None, options.pinned)
+        for name, options in settings.models.options.items()
+    }
+
+
+async def preload(settings: Settings, operations: Operations) -> None:
+    """Bring pinned models in, one after the other. One that cannot be loaded is logged, and tried when asked for."""
+    for name, options in settings.models.options.items():
+        if options.pinned:
+            with suppress(YardError):
+                await operations.load(CONFIGURATION, name, pinned=True)
+
+
 def start_limits(settings: Settings) -> StartLimits:
     given = settings.deadlines
     return StartLimits(load_stall_s=given.load_stall_s, load_s=given.load_s, load_s_per_gib=given.load_per_gib_s)
@@ -238,6 +255,13 @@ def guard(settings: Settings, clock: Clock) -> Guard:
         trusted_proxies=server.trusted_proxies,
         allow_open=server.allow_open_bind,
     )
+
+
+def gauges(manager: ResidencyManager, inference: Inference) -> NodeGauges:
+    """What a scrape reads from the owners."""
+    return NodeGauges(
+        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length
+    )  # fmt: skip
 
 
 def loading_names(manager: ResidencyManager) -> frozenset[str]:
