@@ -1,0 +1,236 @@
+"""Carries out loads and unloads, and measures what they did. Says what came of it; decides nothing.
+
+One `Hosted` per load. Whatever goes wrong on the way, the scheduler hears of exactly one end of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from modelyard.clock import Clock
+from modelyard.errors import LoadFailed, WorkerCrashed, YardError
+from modelyard.events import EventBus
+from modelyard.memory.devices import DeviceReader
+from modelyard.memory.planner import corrected, in_use
+from modelyard.types.memory import Footprint, ProcessMemory, Receipt
+from modelyard.types.model import Model, ModelSpec
+
+from .lease import Hosted
+from .messages import DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
+from .ports import RunningWorker, WorkerStarter
+from .receipts import Readings, measure, memory_back, receipt, used_bytes
+
+LAST_LINES_SHOWN = 5
+MEASURED_BAND_RATIO = 0.05  # how wrong a prediction is that was measured before
+
+_log = structlog.get_logger()
+
+Learn = Callable[[Hosted, ModelSpec], None]
+
+
+class Hosting:
+    """The workers of this node."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        events: EventBus,
+        devices: DeviceReader,
+        starter: WorkerStarter,
+        feed: Callable[[Event], None],
+        *,
+        memory_back_s: float,
+        stop_s: float,
+    ) -> None:
+        self._clock, self._events, self._devices, self._starter, self._feed = clock, events, devices, starter, feed
+        self._memory_back_s = memory_back_s
+        self._stop_s = stop_s
+        self._before_begin: list[Coroutine[None, None, None]] = []
+        self.tasks: asyncio.TaskGroup | None = None
+        self.by_epoch: dict[int, Hosted] = {}
+        self.read_at = float("-inf")
+        self._last_read: Readings = ()
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """From here on there is somebody to carry things out; what was asked for before is done now."""
+        self.tasks = tasks
+        for act in self._before_begin:
+            tasks.create_task(act)
+        self._before_begin.clear()
+
+    def current(self, name: str) -> Hosted | None:
+        """The newest load of a model that has not ended."""
+        return next((one for one in reversed(self.by_epoch.values()) if one.spec.name == name), None)
+
+    def read_devices(self) -> Readings:
+        """Look at the devices. A look that fails must not end the node: then nothing has changed."""
+        self.read_at = self._clock.monotonic()
+        try:
+            self._last_read = self._devices.read()
+        except Exception:
+            _log.exception("residency.devices_not_read")
+        return self._last_read
+
+    async def look(self) -> None:
+        """Measure devices and workers off the loop's thread, and tell."""
+        up = {one.spec.name: (one.epoch, one.worker) for one in self.by_epoch.values() if one.worker is not None}
+        readings, used = await asyncio.to_thread(self._measure_all, up)
+        self._feed(DevicesRead(self._clock.monotonic(), readings, used))
+
+    def load(self, model: Model, effect: Load, learn: Learn) -> None:
+        hosted = Hosted(model, effect.spec, effect.epoch, self._clock.monotonic())
+        self.by_epoch[effect.epoch] = hosted
+        self._do(self._load(hosted, learn))
+
+    def unload(self, effect: Unload) -> None:
+        hosted = self.by_epoch[effect.epoch]
+        hosted.leaving_because = effect.reason
+        if hosted.worker is not None:
+            self._do(self._unload(hosted, hosted.worker))
+            return
+        hosted.is_given_up = True  # its load ends it
+        if hosted.starting is not None:
+            hosted.starting.cancel()
+
+    # Loading.
+
+    async def _load(self, hosted: Hosted, learn: Learn) -> None:
+        before = used_bytes(await asyncio.to_thread(self.read_devices))
+        error = await self._start(hosted, before, learn)
+        if hosted.worker is not None:
+            return
+        await self.look()  # what it held is not foreign
+        now, name = self._clock.monotonic(), hosted.spec.name
+        self._end(hosted, None)
+        if error is not None and not hosted.is_given_up:
+            self._feed(LoadBroke(now, name, hosted.epoch, error))
+        else:
+            self._feed(Unloaded(now, name, hosted.epoch))
+
+    async def _start(self, hosted: Hosted, before: dict[str, int], learn: Learn) -> YardError | None:
+        """Start the worker, unless it was given up; why it failed, or None."""
+        if hosted.is_given_up:
+            return None
+        progress = partial(self._progressed, hosted)
+        hosted.starting = asyncio.ensure_future(self._starter.start(hosted.model, hosted.epoch, progress))
+        try:
+            await asyncio.wait([hosted.starting])
+        except asyncio.CancelledError:  # the node ends: nothing may stay behind
+            hosted.starting.cancel()
+            await asyncio.wait([hosted.starting])
+            if not hosted.starting.cancelled() and hosted.starting.exception() is None:
+                await hosted.starting.result().stop()
+            raise
+        if hosted.starting.cancelled():
+            return None if hosted.is_given_up else LoadFailed(model=hosted.spec.name, problem="it was cancelled")
+        error = hosted.starting.exception()
+        if error is None:
+            await self._ready(hosted, hosted.starting.result(), before, learn)
+            return None
+        if isinstance(error, YardError):
+            return error
+        _log.error("residency.load_error", model=hosted.spec.name, exc_info=error)
+        return LoadFailed(model=hosted.spec.name, problem=f"{type(error).__name__}: {error}")
+
+    async def _ready(self, hosted: Hosted, worker: RunningWorker, before: dict[str, int], learn: Learn) -> None:
+        """Measure a new worker and hand it over; from here on it can be unloaded like any other."""
+        name = hosted.spec.name
+        try:
+            memory = await asyncio.to_thread(measure, worker.memory)
+            readings = await asyncio.to_thread(self.read_devices)
+        except asyncio.CancelledError:
+            await worker.stop()
+            raise
+        if hosted.is_given_up:
+            await worker.stop()
+            return
+        now = self._clock.monotonic()
+        hosted.worker, hosted.ready_at, hosted.loaded_at = worker, now, self._clock.wall()
+        hosted.receipt = receipt("load", name, "request", before, used_bytes(readings), memory, hosted.load_s)
+        self._learned(hosted, memory, learn)
+        held, used = corrected(hosted.spec.footprint, memory), in_use(memory)
+        self._feed(DevicesRead(now, readings))
+        self._tell("model.loaded", hosted, hosted.receipt)
+        self._feed(Loaded(now, name, hosted.epoch, worker.slots, held, used, hosted.load_s))
+        worker.exited.add_done_callback(partial(self._worker_exited, hosted, worker))
+
+    def _learned(self, hosted: Hosted, memory: ProcessMemory, learn: Learn) -> None:
+        old = hosted.spec.footprint
+        footprint = Footprint(corrected(old, memory), "measured", min(old.band_ratio, MEASURED_BAND_RATIO), old.parts)
+        learn(hosted, replace(hosted.spec, footprint=footprint, load_s_expected=hosted.load_s))
+
+    def _progressed(self, hosted: Hosted, text: str, share: float) -> None:
+        hosted.progress = (text, share)
+
+    def _worker_exited(self, hosted: Hosted, worker: RunningWorker, exited: asyncio.Future[str]) -> None:
+        if exited.cancelled() or hosted.leaving_because:
+            return
+        lines = " | ".join(worker.last_lines()[-LAST_LINES_SHOWN:])
+        error = WorkerCrashed(model=hosted.spec.name, exit=exited.result(), last_lines=lines)
+        self._feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
+
+    # Unloading.
+
+    async def _unload(self, hosted: Hosted, worker: RunningWorker) -> None:
+        began_at = self._clock.monotonic()
+        memory = await asyncio.to_thread(measure, worker.memory)
+        before = used_bytes(await asyncio.to_thread(self.read_devices))
+        await self._stop(hosted, worker)
+        readings, leaked = await memory_back(self._devices, before, memory, self._memory_back_s)
+        now = self._clock.monotonic()
+        after = used_bytes(readings)
+        done = receipt(
+            "unload", hosted.spec.name, hosted.leaving_because, before, after, memory, now - began_at, leaked
+        )
+        self._end(hosted, done)
+        self._feed(DevicesRead(now, readings))
+        self._tell("model.unloaded", hosted, done)
+        self._feed(Unloaded(now, hosted.spec.name, hosted.epoch, leaked))
+
+    async def _stop(self, hosted: Hosted, worker: RunningWorker) -> None:
+        """A process that cannot be ended must not hold up everything else: its memory then shows as leaked."""
+        try:
+            async with asyncio.timeout(self._stop_s):
+                await worker.stop()
+        except TimeoutError:
+            _log.error("residency.worker_will_not_end", model=hosted.spec.name, pid=worker.pid)
+        except Exception:
+            _log.exception("residency.stop_error", model=hosted.spec.name, pid=worker.pid)
+
+    # Both.
+
+    def _end(self, hosted: Hosted, done: Receipt | None) -> None:
+        del self.by_epoch[hosted.epoch]
+        if not hosted.end.done():
+            hosted.end.set_result(done)
+
+    def _do(self, act: Coroutine[None, None, None]) -> None:
+        if self.tasks is None:
+            self._before_begin.append(act)
+        else:
+            self.tasks.create_task(act)
+
+    def _measure_all(
+        self, up: dict[str, tuple[int, RunningWorker]]
+    ) -> tuple[Readings, dict[str, tuple[int, dict[str, int]]]]:
+        used = {name: (epoch, in_use(measure(worker.memory))) for name, (epoch, worker) in up.items()}
+        return self.read_devices(), used
+
+    def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
+        fields: dict[str, object] = {
+            "model": hosted.spec.name,
+            "epoch": hosted.epoch,
+            "reason": done.reason,
+            "before_bytes": done.before_bytes,
+            "after_bytes": done.after_bytes,
+            "freed_bytes": done.freed_bytes,
+            "leaked_bytes": done.leaked_bytes,
+            "took_s": round(done.took_s, 3),
+        }
+        _log.info(name, **fields)
+        self._events.publish(name, self._clock.wall(), **fields)

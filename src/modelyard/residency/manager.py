@@ -1,0 +1,282 @@
+"""Owns the scheduler: brings it what happened and carries out what it asks for.
+
+Promises: a lease is given back once, however its request ends; a load nobody cancelled is not cancelled with somebody
+else's request; an unload is done when the processes are gone and their memory is back. It decides nothing: each `if`
+here that could be a decision belongs into the scheduler. Everything runs on the event loop's thread, so `feed` needs no
+lock; only measurements, which may be slow, go to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import structlog
+
+from modelyard.clock import Clock
+from modelyard.errors import YardError
+from modelyard.events import EventBus
+from modelyard.memory.devices import DeviceReader
+from modelyard.types.memory import Receipt
+from modelyard.types.model import Model, ModelSpec
+from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
+
+from . import report
+from .hosting import Hosting
+from .lease import Asked, Hosted, Lease
+from .messages import (
+    Cancelled,
+    DevicesRead,
+    Effect,
+    Event,
+    Grant,
+    Load,
+    LoadAsked,
+    PinAsked,
+    Refuse,
+    Released,
+    Requested,
+    Shutdown,
+    Tell,
+    Tick,
+    Unload,
+    UnloadAsked,
+    WakeAt,
+    WorkerDied,
+)
+from .ports import WorkerStarter
+from .scheduler import Scheduler
+from .state import ResidencyLimits
+
+SPECS_MAX = 1024
+
+_log = structlog.get_logger()
+
+
+class ResidencyManager:
+    """Who is in memory, and who may use it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        events: EventBus,
+        devices: DeviceReader,
+        starter: WorkerStarter,
+        limits: ResidencyLimits | None = None,
+        *,
+        queue_s: float = 300.0,
+        read_every_s: float = 2.0,
+        memory_back_s: float = 5.0,
+        stop_s: float = 20.0,
+    ) -> None:
+        self._clock = clock
+        self._events = events
+        self._starter = starter
+        self._queue_s = queue_s
+        self._read_every_s = read_every_s
+        self._stop_s = stop_s
+        self._scheduler = Scheduler(limits or ResidencyLimits())
+        self._hosting = Hosting(clock, events, devices, starter, self.feed, memory_back_s=memory_back_s, stop_s=stop_s)
+        self._inbox: deque[Event] = deque()
+        self._is_stepping = False
+        self._asked: dict[int, Asked] = {}
+        self._tickets = 0
+        self._models: dict[str, Model] = {}  # as last asked for, by name
+        self._specs: dict[str, ModelSpec] = {}  # by model identity
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closing = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Carry out loads and unloads until closed or cancelled; then end every worker."""
+        async with asyncio.TaskGroup() as tasks:
+            self._hosting.begin(tasks)
+            watching = tasks.create_task(self._watch_devices())
+            try:
+                await self._closing.wait()
+            finally:
+                await self._end_all()
+                watching.cancel()
+                self._hosting.tasks = None
+                self._closed.set()
+
+    async def close(self) -> None:
+        """End every worker and `run`. Leases that are still out are broken."""
+        self._closing.set()
+        if self._hosting.tasks is not None:
+            await self._closed.wait()
+
+    def drain(self) -> None:
+        """Take nothing new; let what runs finish. `close` follows."""
+        self.feed(Shutdown(self._clock.monotonic()))
+
+    # The data plane.
+
+    @asynccontextmanager
+    async def lease(
+        self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
+    ) -> AsyncIterator[Lease]:
+        """Use a model: loaded if need be, others evicted if need be, waited for until `deadline` (monotonic)."""
+        spec = self._specs.get(model.identity) or await self._spec(model)
+        number, asked = self._ask(model, spec)
+        try:
+            due = min(deadline, asked.at + self._queue_s)
+            self.feed(Requested(asked.at, number, spec, caller, due, keep_alive_s))
+            hosted = await asked.result()
+        except BaseException:
+            self._forget(number, asked)
+            raise
+        now = self._clock.monotonic()
+        if not hosted.leases:
+            hosted.busy_since = now
+        hosted.leases += 1
+        try:
+            yield Lease(hosted, asked.at, now, self._clock, self._report)
+        finally:
+            hosted.leases -= 1
+            del self._asked[number]
+            self.feed(Released(self._clock.monotonic(), number))
+
+    # The control plane.
+
+    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None:
+        """Bring a model in; the receipt of its load, or None if it was there already."""
+        spec = await self._spec(model)
+        number, asked = self._ask(model, spec)
+        try:
+            self.feed(LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned))
+            hosted = await asked.result()
+        finally:
+            self._forget(number, asked)
+        return hosted.receipt if hosted.ready_at >= asked.at else None
+
+    async def unload(self, name: str, *, force: bool = False) -> Receipt | None:
+        """Take a model out, after its leases unless forced; None if it was not there."""
+        hosted = self._hosting.current(name)
+        self.feed(UnloadAsked(self._clock.monotonic(), name, force))
+        return await asyncio.shield(hosted.end) if hosted is not None else None
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Keep a model from eviction and expiry, or no longer."""
+        self.feed(PinAsked(self._clock.monotonic(), name, pinned))
+
+    # Status.
+
+    def residents(self) -> tuple[ResidentStatus, ...]:
+        engines = {name: model.engine for name, model in self._models.items()}
+        return report.residents(self._scheduler, self._hosting.by_epoch, engines, self._clock.monotonic())
+
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        return report.devices(self._scheduler)
+
+    def failures(self) -> dict[str, str]:
+        """Per model why its last load or worker failed, if nothing went well since."""
+        return self._scheduler.failures.reasons()
+
+    def residency_of(self, name: str) -> Residency:
+        """Advisory: it may change the next moment."""
+        record = self._scheduler.records.get(name)
+        if record is not None:
+            return record.state
+        return Residency.WAITING if name in self._scheduler.promised else Residency.ABSENT
+
+    @property
+    def queue_length(self) -> int:
+        return len(self._scheduler.queue)
+
+    @property
+    def lease_count(self) -> int:
+        return len(self._scheduler.leases)
+
+    # The owner's loop.
+
+    def feed(self, event: Event) -> None:
+        """Tell the scheduler, and carry out what it asks for. What happens meanwhile waits its turn."""
+        self._inbox.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._inbox:
+                for effect in self._scheduler.step(self._inbox.popleft()):
+                    self._carry_out(effect)
+        finally:
+            self._is_stepping = False
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Grant():
+                asked = self._asked.get(effect.ticket)
+                if asked is None:  # nobody is there to take it
+                    self.feed(Cancelled(self._clock.monotonic(), effect.ticket))
+                else:
+                    asked.answer(self._hosting.by_epoch[effect.epoch], None)
+            case Refuse():
+                asked = self._asked.get(effect.ticket)
+                if asked is not None:
+                    asked.answer(None, effect.error)
+            case WakeAt():
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                wait_s = max(0.0, effect.at - self._clock.monotonic())
+                self._alarm = asyncio.get_running_loop().call_later(wait_s, self._ring)
+            case Tell():
+                _log.info(effect.name, **effect.fields)
+                self._events.publish(effect.name, self._clock.wall(), **effect.fields)
+            case Load():
+                self._hosting.load(self._models[effect.model], effect, self._learn)
+            case Unload():
+                self._hosting.unload(effect)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.feed(Tick(self._clock.monotonic()))
+
+    def _ask(self, model: Model, spec: ModelSpec) -> tuple[int, Asked]:
+        self._tickets += 1
+        asked = self._asked[self._tickets] = Asked(self._clock.monotonic())
+        self._models[spec.name] = model
+        if asked.at - self._hosting.read_at > 2 * self._read_every_s:  # nobody was here for a while
+            self.feed(DevicesRead(asked.at, self._hosting.read_devices()))
+        return self._tickets, asked
+
+    def _forget(self, number: int, asked: Asked) -> None:
+        """A ticket that ends here: if it was not refused it may still wait, or have been granted this very moment."""
+        del self._asked[number]
+        if asked.error is None:
+            self.feed(Cancelled(self._clock.monotonic(), number))
+
+    async def _spec(self, model: Model) -> ModelSpec:
+        spec = self._specs.get(model.identity)
+        if spec is None:
+            spec = await self._starter.spec(model)
+            self._specs[model.identity] = spec
+            while len(self._specs) > SPECS_MAX:
+                del self._specs[next(iter(self._specs))]
+        return spec
+
+    def _learn(self, hosted: Hosted, spec: ModelSpec) -> None:
+        """The next load of the same model is planned with what this one really took."""
+        self._specs[hosted.model.identity] = replace(spec, identity=hosted.spec.identity)
+
+    def _report(self, hosted: Hosted, error: YardError) -> None:
+        self.feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
+
+    async def _watch_devices(self) -> None:
+        """Look at the devices while anything is in memory or waits for it; told, not asked, by the clock."""
+        while True:
+            await asyncio.sleep(self._read_every_s)
+            if self._hosting.by_epoch or self.queue_length:
+                await self._hosting.look()
+
+    async def _end_all(self) -> None:
+        self.feed(Shutdown(self._clock.monotonic(), force=True))
+        ends = [hosted.end for hosted in self._hosting.by_epoch.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=2 * self._stop_s)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

@@ -1,0 +1,48 @@
+"""What residency needs from below: somebody who starts workers, and what a running worker can be asked.
+
+Implemented by `workers`, and by a fake in tests. Residency starts no process itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from modelyard.types.memory import ProcessMemory
+from modelyard.types.model import Model, ModelSpec
+
+
+class RunningWorker(Protocol):
+    """One worker process that is ready to serve."""
+
+    pid: int
+    socket: Path
+    slots: int
+    context_length: int | None
+    exited: asyncio.Future[str]  # resolves with a description when the process has ended
+
+    def memory(self) -> ProcessMemory:
+        """What its whole process tree holds now."""
+        ...
+
+    def last_lines(self) -> tuple[str, ...]:
+        """What it said last."""
+        ...
+
+    async def stop(self) -> None:
+        """End it; returns when the whole tree is gone."""
+        ...
+
+
+class WorkerStarter(Protocol):
+    """Turns a model into a running worker."""
+
+    async def spec(self, model: Model) -> ModelSpec:
+        """Its size and slots; kept per model identity."""
+        ...
+
+    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
+        """Raises `LoadFailed` or `LoadStalled`; cancellation ends what was started."""
+        ...

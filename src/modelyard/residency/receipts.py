@@ -1,0 +1,76 @@
+"""What a load or an unload did to memory, as the devices saw it. Reads; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from modelyard.memory.devices import DeviceReader
+from modelyard.memory.planner import in_use
+from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
+from modelyard.units import MIB
+
+POLL_S = 0.05
+TOLERANCE_BYTES_MIN = 64 * MIB  # others come and go meanwhile
+TOLERANCE_RATIO = 0.05
+
+_log = structlog.get_logger()
+
+Readings = tuple[DeviceReading, ...]
+
+
+def used_bytes(readings: Readings) -> dict[str, int]:
+    """Per device what is in use."""
+    return {reading.device: reading.total_bytes - reading.free_bytes for reading in readings}
+
+
+def measure(memory: Callable[[], ProcessMemory]) -> ProcessMemory:
+    """What a worker holds; nothing if that cannot be found out. A measurement that fails must not fail a request."""
+    try:
+        return memory()
+    except Exception:
+        _log.exception("residency.measurement_failed")
+        return ProcessMemory()
+
+
+async def memory_back(
+    devices: DeviceReader, before: dict[str, int], worker: ProcessMemory, wait_s: float
+) -> tuple[Readings, int]:
+    """Wait until what a worker held is back, at most `wait_s`. Answers the last look and the bytes still missing."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + wait_s
+    while True:
+        readings = await asyncio.to_thread(devices.read)
+        missing = _missing(before, used_bytes(readings), worker)
+        if not missing or loop.time() >= give_up_at:
+            return readings, missing
+        await asyncio.sleep(POLL_S)
+
+
+def receipt(
+    action: Literal["load", "unload"],
+    model: str,
+    reason: str,
+    before: dict[str, int],
+    after: dict[str, int],
+    worker: ProcessMemory,
+    took_s: float,
+    leaked_bytes: int = 0,
+) -> Receipt:
+    """Before, after, and the difference, per device."""
+    freed = {device: count - after.get(device, 0) for device, count in before.items()}
+    return Receipt(action, model, reason, before, after, freed, worker, took_s, leaked_bytes)
+
+
+def _missing(before: dict[str, int], now: dict[str, int], worker: ProcessMemory) -> int:
+    """What should be back and is not. Small differences are other people's."""
+    missing = 0
+    for device, held in in_use(worker).items():
+        expected = max(0, before.get(device, 0) - held)
+        over = now.get(device, 0) - expected
+        if over > max(TOLERANCE_BYTES_MIN, int(held * TOLERANCE_RATIO)) and held > 0:
+            missing += min(over, held)
+    return missing

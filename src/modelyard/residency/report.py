@@ -1,0 +1,83 @@
+"""Residency as people see it: frozen snapshots made of the scheduler's records. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modelyard.memory.planner import add
+from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
+
+from .lease import Hosted
+from .scheduler import Scheduler
+from .state import Record
+
+
+def residents(
+    scheduler: Scheduler, hosted: Mapping[int, Hosted], engines: Mapping[str, str], now: float
+) -> tuple[ResidentStatus, ...]:
+    """Every model that holds or is promised memory, by name."""
+    there = [_resident(scheduler, record, hosted.get(record.epoch), now) for record in scheduler.records.values()]
+    coming = [
+        ResidentStatus(
+            model=name,
+            engine=engines.get(name, ""),
+            state=Residency.WAITING,
+            epoch=0,
+            pinned=scheduler.is_pinned(line.spec),
+            slots=0,
+            leases=0,
+            waiting=len(line.tickets()),
+            context_length=None,
+            reserved_bytes=dict(scheduler.promised[name]),
+            measured_bytes={},
+            footprint_source=line.spec.footprint.source,
+            loaded_at=None,
+            load_s=None,
+            expires_in_s=None,
+        )
+        for name, line in scheduler.queue.lines.items()
+        if name in scheduler.promised and name not in scheduler.records
+    ]
+    return tuple(sorted([*there, *coming], key=lambda one: one.model))
+
+
+def devices(scheduler: Scheduler) -> tuple[DeviceStatus, ...]:
+    """Every device's ledger."""
+    held = add(*(record.held for record in scheduler.records.values()))
+    books = scheduler.books
+    return tuple(
+        DeviceStatus(
+            reading=books.readings[device],
+            headroom_bytes=ledger.headroom_bytes,
+            budget_bytes=ledger.budget_bytes,
+            reserved_bytes=held.get(device, 0),
+            foreign_bytes=ledger.foreign_bytes,
+        )
+        for device, ledger in books.ledgers.items()
+    )
+
+
+def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: float) -> ResidentStatus:
+    name = record.spec.name
+    worker = hosted.worker if hosted is not None else None
+    line = scheduler.queue.lines.get(name)
+    expires_at = scheduler.expires_at(record)
+    is_up = worker is not None
+    return ResidentStatus(
+        model=name,
+        engine=hosted.model.engine if hosted is not None else "",
+        state=record.state,
+        epoch=record.epoch,
+        pinned=scheduler.is_pinned(record.spec),
+        slots=record.slots,
+        leases=record.leases,
+        waiting=len(line.tickets()) if line is not None else 0,
+        context_length=worker.context_length if worker is not None else None,
+        reserved_bytes=dict(record.held),
+        measured_bytes=dict(record.in_use or {}),
+        footprint_source=record.spec.footprint.source,
+        loaded_at=hosted.loaded_at if is_up and hosted is not None else None,
+        load_s=record.load_s if is_up else None,
+        expires_in_s=None if expires_at is None else max(0.0, expires_at - now),
+        pid=worker.pid if worker is not None else None,
+    )
