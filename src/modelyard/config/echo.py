@@ -39,5 +39,6 @@ class EchoSettings(BaseModel):
     stall_before_first: bool = Field(default=False, description="Say nothing at all.")
     garbage_after_tokens: Tokens = Field(default=None, ge=0, description="Send what is not JSON after this many.")
     cut_after_bytes: Tokens = Field(default=None, ge=0, description="Close the connection after this many bytes.")
+    cut_step_bytes: int = Field(default=0, ge=0, description="Cut each further answer this much later.")
     ignore_term: bool = Field(default=False, description="Do not end when asked; only when killed.")
     exit_late_s: Seconds = Field(default=0.0, description="Live on this long after the request to end.")

@@ -29,7 +29,7 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class Reply:
-    """The answer to one request. Cuts the connection after `cut_after_bytes` of body, if asked to."""
+    """The answer to one request. Cuts the connection after `cut_after_bytes` of body, if it is set."""
 
     writer: asyncio.StreamWriter
     cut_after_bytes: int | None = None
@@ -79,12 +79,12 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unava
 Handler = Callable[[HttpRequest, Reply], Awaitable[None]]
 
 
-async def serve(socket: str, handler: Handler, *, cut_after_bytes: int | None = None) -> asyncio.Server:
+async def serve(socket: str, handler: Handler) -> asyncio.Server:
     """Listen; every request is handed to `handler`, which is cancelled when the client leaves."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _converse(reader, writer, handler, cut_after_bytes)
+            await _converse(reader, writer, handler)
         except (ConnectionError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the other side's end, or not HTTP
         finally:
@@ -95,11 +95,9 @@ async def serve(socket: str, handler: Handler, *, cut_after_bytes: int | None = 
     return server
 
 
-async def _converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler, cut_after_bytes: int | None
-) -> None:
+async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
     while (request := await _read(reader)) is not None:
-        reply = Reply(writer, cut_after_bytes)
+        reply = Reply(writer)
         answering = asyncio.ensure_future(handler(request, reply))
         leaving = asyncio.ensure_future(reader.read(1))  # nothing may come while we answer: data or an end, both end it
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)

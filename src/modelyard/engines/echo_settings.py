@@ -42,6 +42,7 @@ class EchoSettings:
     stall_before_first: bool = False
     garbage_after_tokens: int | None = None  # sends what is not JSON, then goes on
     cut_after_bytes: int | None = None  # closes the connection after so many bytes of an answer's body
+    cut_step_bytes: int = 0  # each further answer is cut so much later than the one before
     ignore_term: bool = False
     exit_late_s: float = 0.0  # lives on so long after TERM
 

@@ -86,6 +86,7 @@ class EchoWorker:
 
     async def _complete(self, request: HttpRequest, reply: Reply) -> None:
         counters = self._counters
+        reply.cut_after_bytes = self._cut_after(counters["started"])
         counters["started"] += 1
         request_id = request.headers.get("x-request-id") or str(counters["started"])
         try:
@@ -98,13 +99,18 @@ class EchoWorker:
             return
         try:
             await self._in_slot(question, reply)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, BrokenPipeError, ConnectionResetError):  # the client has left
             counters["cancelled"] += 1
             raise
         except BaseException:
             counters["failed"] += 1
             raise
         counters["finished"] += 1
+
+    def _cut_after(self, answers_before: int) -> int | None:
+        settings = self._settings
+        first = settings.cut_after_bytes
+        return None if first is None else first + answers_before * settings.cut_step_bytes
 
     async def _in_slot(self, question: Question, reply: Reply) -> None:
         with _counted(self._counters, "waiting"):
@@ -215,7 +221,7 @@ async def run(socket: str, settings: EchoSettings) -> None:
     """Serve until killed."""
     worker = EchoWorker(settings)
     _obey_signals(settings, asyncio.get_running_loop())
-    server = await serve(socket, worker.answer, cut_after_bytes=settings.cut_after_bytes)
+    server = await serve(socket, worker.answer)
     async with server:
         await worker.load()
         await server.serve_forever()
