@@ -157,6 +157,17 @@ async def running(config: Mapping[str, Any] | None = None, *arguments: str, **op
             await stopped(server)
 
 
+@contextmanager
+def serving(config: Mapping[str, Any] | None = None, *arguments: str, **options: Any) -> Iterator[Server]:
+    """The same without a loop: for a fixture that several tests share."""
+    with short_folder() as folder:
+        server = start_server(folder, config, *arguments, **options)
+        try:
+            yield asyncio.run(ready(server))
+        finally:
+            asyncio.run(stopped(server))
+
+
 def echo(**models: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration with these scripted models and no other; an underscore in a name is a hyphen."""
     scripts = {name.replace("_", "-"): dict(script) for name, script in models.items()}
@@ -278,6 +289,16 @@ async def until(condition: Callable[[], Any], what: str, deadline_s: float = DEA
             return
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
         await asyncio.sleep(0.02)
+
+
+def in_flight(status: Mapping[str, Any]) -> dict[str, str]:
+    """Requests of a status by id, with their phases."""
+    return {each["id"]: each["phase"] for each in status["requests"]}
+
+
+def tagged(request_id: str, count: int) -> str:
+    """What a scripted worker answers to this request when nothing goes wrong."""
+    return "".join(f"{request_id}:{number} " for number in range(count))
 
 
 def free_port() -> int:
