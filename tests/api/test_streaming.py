@@ -49,8 +49,9 @@ async def cut_everywhere(plane: DataPlane, body: dict[str, Any], end: list[Step]
     await asyncio.gather(*(one_after_another() for _ in range(16)))
 
 
-@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "until-close"])
-@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("end", "chunked"), [("close", True), ("close", False), ("reset", True)], ids=["chunked", "until-close", "reset"]
+)
 @pytest.mark.parametrize("body", [CHAT, STREAM], ids=["plain", "streamed"])
 async def test_an_answer_cut_at_any_byte_is_an_error(body: dict[str, Any], end: str, chunked: bool) -> None:
     async with data_plane(deadlines=QUICK) as plane:

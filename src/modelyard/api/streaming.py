@@ -76,13 +76,12 @@ class EventWriter:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send bytes, headers first. Waits while the reader is behind."""
-        self._sending_since = self._loop.time()
+        self._sending_since = self._last_sent_at = self._loop.time()
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._sending_since = None
-        self._last_sent_at = self._loop.time()
 
     async def finish(self, data: bytes) -> None:
         """Send the last bytes of a complete answer."""
