@@ -19,7 +19,7 @@ from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import DeviceReading, Footprint
 from modelyard.types.model import ModelSpec
 
-READ_EVERY_S = 3.0
+READ_EVERY_S = 5.0
 FEATURES = (
     "wrong_sizes", "foreign_use", "failing_loads", "crashes", "late_exits", "cancels", "short_deadlines", "operators",
     "pins", "two_devices", "stale_messages", "clock_jumps", "new_options", "keep_alive", "bursts", "growth",
@@ -113,7 +113,7 @@ class World:
         self._again(READ_EVERY_S, self._read, until=120.0)
         end = self.random.choice((30.0, 60.0, 100.0))
         at = 0.0
-        for _ in range(self.random.randint(20, 60)):
+        for _ in range(self.random.randint(20, 45)):
             at += self.random.expovariate(60 / end)
             burst = self.random.randint(2, 15) if self.has("bursts") and self.random.random() < 0.1 else 1
             for _ in range(burst):

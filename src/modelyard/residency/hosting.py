@@ -181,7 +181,7 @@ class Hosting:
         memory = await asyncio.to_thread(measure, worker.memory)
         before = used_bytes(await asyncio.to_thread(self.read_devices))
         await self._stop(hosted, worker)
-        readings, leaked = await memory_back(self._devices, before, memory, self._memory_back_s)
+        readings, leaked = await memory_back(self.read_devices, before, memory, self._memory_back_s)
         now = self._clock.monotonic()
         after = used_bytes(readings)
         done = receipt(

@@ -8,7 +8,6 @@ from typing import Literal
 
 import structlog
 
-from modelyard.memory.devices import DeviceReader
 from modelyard.memory.planner import in_use
 from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
 from modelyard.units import MIB
@@ -37,13 +36,13 @@ def measure(memory: Callable[[], ProcessMemory]) -> ProcessMemory:
 
 
 async def memory_back(
-    devices: DeviceReader, before: dict[str, int], worker: ProcessMemory, wait_s: float
+    read: Callable[[], Readings], before: dict[str, int], worker: ProcessMemory, wait_s: float
 ) -> tuple[Readings, int]:
     """Wait until what a worker held is back, at most `wait_s`. Answers the last look and the bytes still missing."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + wait_s
     while True:
-        readings = await asyncio.to_thread(devices.read)
+        readings = await asyncio.to_thread(read)
         missing = _missing(before, used_bytes(readings), worker)
         if not missing or loop.time() >= give_up_at:
             return readings, missing
