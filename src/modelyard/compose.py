@@ -276,8 +276,7 @@ def own_bytes() -> int:
 
 
 async def follow(events: EventBus, metrics: Metrics) -> None:
-    """Log what happens to models, and count it."""
+    """Count what happens to models. Whoever tells of it has logged it."""
     with events.subscribe(after=0) as subscription:
         async for event in subscription:
-            log.info(event.name, **event.fields)
             metrics.count_event(event)

@@ -110,12 +110,14 @@ class Operations:
     def mark_started(self) -> None:
         """Everything is built and listening."""
         self._is_started = True
+        log.info("node.started")
         self.events.publish("node.started", self._clock.wall())
 
     def begin_drain(self) -> None:
         """Take no new work from now on. Followers of events are told, and hang up."""
         if not self._is_draining:
             self._is_draining = True
+            log.info(DRAINING)
             self.events.publish(DRAINING, self._clock.wall())
 
     # ---- what is the state ----
