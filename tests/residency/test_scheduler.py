@@ -456,3 +456,11 @@ def test_time_does_not_run_backwards() -> None:
 
     assert stage.at(17.9).unloads == []
     assert stage.at(18.0).unloads == [("a", "expiry")]
+
+
+def test_what_no_longer_waits_leaves_no_trace() -> None:
+    stage = Stage().resident(A).ask(0, A)
+    for number in range(1, 500):
+        stage.ask(number, A, deadline=1e6).cancel(number)
+
+    assert len(stage.scheduler.queue._deadlines) < 100

@@ -23,7 +23,19 @@ def test_every_schedule_keeps_every_promise(chunk: int) -> None:
     for seed in range(chunk * CHUNK_SEEDS, (chunk + 1) * CHUNK_SEEDS):
         run(seed, watcher)
 
-    assert all(watcher.seen[name] for name in RARE), "the generator is too weak"
+    assert watcher.seen["Grant"]
+
+
+def test_rare_things_happen() -> None:
+    watcher = Watcher()
+    missing = set(RARE)
+    for seed in range(20_000, 20_400):
+        run(seed, watcher)
+        missing = {name for name in RARE if not watcher.seen[name]}
+        if not missing:
+            break
+
+    assert not missing, "the generator is too weak"
 
 
 @pytest.mark.prove

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
@@ -50,6 +48,7 @@ from .messages import (
 from .ports import WorkerStarter
 from .scheduler import Scheduler
 from .state import ResidencyLimits
+from .use import Use
 
 SPECS_MAX = 1024
 
@@ -115,16 +114,22 @@ class ResidencyManager:
 
     # The data plane.
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
-    ) -> AsyncIterator[Lease]:
-        """Use a model: loaded if need be, others evicted if need be, waited for until `deadline` (monotonic)."""
-        spec = self._specs.get(model.identity) or await self._spec(model)
-        number, asked = self._ask(model, spec)
+    ) -> Use:
+        """Use a model: loaded if need be, others evicted if need be, waited for until `deadline` (monotonic).
+
+        `async with manager.lease(...) as lease:`; `ticket` is the request's id.
+        """
+        return Use(self, model, ticket, caller, deadline, keep_alive_s)
+
+    async def take(self, use: Use) -> Lease:
+        """The first half of a use; without a suspension if a slot is free."""
+        spec = self._specs.get(use.model.identity) or await self._spec(use.model)
+        number, asked = self._ask(use.model, spec)
         try:
-            due = min(deadline, asked.at + self._queue_s)
-            self.feed(Requested(asked.at, number, spec, caller, due, keep_alive_s))
+            due = min(use.deadline, asked.at + self._queue_s)
+            self.feed(Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
             hosted = await asked.result()
         except BaseException:
             self._forget(number, asked)
@@ -133,12 +138,15 @@ class ResidencyManager:
         if not hosted.leases:
             hosted.busy_since = now
         hosted.leases += 1
-        try:
-            yield Lease(hosted, asked.at, now, self._clock, self._report)
-        finally:
-            hosted.leases -= 1
-            del self._asked[number]
-            self.feed(Released(self._clock.monotonic(), number))
+        use.number, use.hosted = number, hosted
+        return Lease(hosted, asked.at, now, self._clock, self._report)
+
+    def give_back(self, use: Use) -> None:
+        """The second half."""
+        assert use.hosted is not None, "given back before it was taken"
+        use.hosted.leases -= 1
+        del self._asked[use.number]
+        self.feed(Released(self._clock.monotonic(), use.number))
 
     # The control plane.
 

@@ -25,7 +25,6 @@ from .messages import (
     PinAsked,
     Released,
     Requested,
-    Shutdown,
     Tick,
     UnloadAsked,
     Unloaded,
@@ -68,7 +67,7 @@ class Scheduler(Settling):
             case PinAsked():
                 self._pins[event.model] = event.pinned
                 is_done = False
-            case Shutdown():
+            case _:  # Shutdown, the only one left
                 is_done = self._shutdown(force=event.force)
         if not is_done:
             self._settle(now)
@@ -90,10 +89,10 @@ class Scheduler(Settling):
             return self._refuse(event.ticket, ShuttingDown())
         if event.deadline <= now:  # (2)
             return self._refuse(event.ticket, waited_too_long(ticket, now))
-        if record is not None and record.has_room(ticket.order) and record.spec.identity == spec.identity:
-            if spec.name not in self.queue.lines:  # (3)
-                return not self._grant(ticket, record)
-        elif record is None or not record.is_staying:
+        is_free = record is not None and record.has_room(ticket.order) and spec.name not in self.queue.lines
+        if record is not None and is_free and record.spec.identity == spec.identity:  # (3)
+            return not self._grant(ticket, record)
+        if record is None or not record.is_staying:
             failed = self.failures.refusal(spec.name, now)
             if failed is not None:  # (4)
                 return self._refuse(event.ticket, failed)
