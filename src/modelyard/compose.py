@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import psutil
@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from modelyard import demo
 from modelyard.api.app import InferenceEndpoints, build_app
 from modelyard.api.hosts import HostPolicy, OriginPolicy
+from modelyard.api.models import ModelEndpoints
 from modelyard.api.openai import OpenAIEndpoints
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock, SystemClock
@@ -114,10 +115,12 @@ async def running_node(
         metrics.registry.register(gauges(manager, inference))
 
         openai = OpenAIEndpoints(
-            inference=inference, catalog=catalog, residents=manager.residents, clock=clock,
+            inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
             body_bytes_max=settings.server.body_max_bytes,
         )  # fmt: skip
-        app = face(settings, clock, openai, operations, history, metrics)
+        listing = ModelEndpoints(catalog, manager.residents, partial(launch_details, starter))
+        endpoints = InferenceEndpoints(openai.chat_completions, openai.completions, listing.models, listing.model)
+        app = face(settings, clock, endpoints, operations, history, metrics)
 
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -134,14 +137,14 @@ async def running_node(
 def face(
     settings: Settings,
     clock: Clock,
-    openai: OpenAIEndpoints,
+    endpoints: InferenceEndpoints,
     operations: Operations,
     history: MemoryHistory,
     metrics: Metrics,
 ) -> Starlette:
     """The HTTP side of a node."""
     return build_app(
-        inference=InferenceEndpoints(openai.chat_completions, openai.completions, openai.models, openai.model),
+        inference=endpoints,
         operations=operations,
         history=history,
         guard=guard(settings, clock),
@@ -255,6 +258,21 @@ def guard(settings: Settings, clock: Clock) -> Guard:
         trusted_proxies=server.trusted_proxies,
         allow_open=server.allow_open_bind,
     )
+
+
+def default_model(settings: Settings, catalog: Catalog) -> str | None:
+    """Who answers a request that names no model: the configured one, else the only one there is."""
+    if settings.models.default is not None:
+        return settings.models.default
+    servable = [model.name for model in catalog.list() if not model.problem]
+    own = [name for name in servable if name != BUILTIN] or servable
+    return own[0] if len(own) == 1 else None
+
+
+async def launch_details(starter: Starter, model: Model) -> Mapping[str, object]:
+    """How a model would be started and why, and what it would need."""
+    plan = await starter.plan(model)
+    return {"launch": asdict(plan.options), "footprint": asdict(plan.footprint)}
 
 
 def gauges(manager: ResidencyManager, inference: Inference) -> NodeGauges:

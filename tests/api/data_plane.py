@@ -15,6 +15,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from modelyard.api.models import ModelEndpoints
 from modelyard.api.openai import OpenAIEndpoints
 from modelyard.api.problems import error_response
 from modelyard.clock import SystemClock
@@ -36,6 +37,9 @@ class OneModel:
         if text.lower() not in (MODEL.name, *MODEL.aliases):
             raise ModelNotFound(model=text, near=MODEL.name)
         return MODEL
+
+    def find(self, text: str) -> Model | None:
+        return MODEL if text.lower() in (MODEL.name, *MODEL.aliases) else None
 
     def list(self) -> tuple[Model, ...]:
         return (MODEL,)
@@ -151,20 +155,20 @@ def _unchunk(raw: bytes) -> bytes:
 class App:
     """The endpoints behind the least of a server: a request id, a caller, and errors with their status."""
 
-    def __init__(self, endpoints: OpenAIEndpoints, caller: Caller) -> None:
+    def __init__(self, endpoints: OpenAIEndpoints, listing: ModelEndpoints, caller: Caller) -> None:
         self._table = {
             "/v1/chat/completions": endpoints.chat_completions,
             "/v1/completions": endpoints.completions,
-            "/v1/models": endpoints.models,
+            "/v1/models": listing.models,
         }
-        self._endpoints = endpoints
+        self._listing = listing
         self._caller = caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         scope["state"] = {"request_id": headers.get(b"x-request-id", b"req-0").decode(), "language": "en"}
         path: str = scope["path"]
-        endpoint = self._table.get(path, self._endpoints.model)
+        endpoint = self._table.get(path, self._listing.model)
         scope["path_params"] = {"id": path.removeprefix("/v1/models/")}
         started = False
 
@@ -181,6 +185,10 @@ class App:
             await error_response(error, request_id=scope["state"]["request_id"])(scope, receive, send)
 
 
+async def no_details(_model: Model) -> dict[str, object]:
+    return {}
+
+
 @asynccontextmanager
 async def data_plane(
     script: Script | None = None,
@@ -189,6 +197,7 @@ async def data_plane(
     caller: Caller | None = None,
     keepalive_s: float = 10.0,
     blocked_s: float = 30.0,
+    default_model: str | None = None,
 ) -> AsyncIterator[DataPlane]:
     async with fake_worker(script) as worker:
         clock, metrics = SystemClock(), Metrics()
@@ -199,12 +208,13 @@ async def data_plane(
             catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock
         )
         endpoints = OpenAIEndpoints(
-            inference=inference, catalog=catalog, residents=tuple, clock=clock, keepalive_s=keepalive_s,
-            blocked_s=blocked_s,
+            inference=inference, clock=clock, keepalive_s=keepalive_s, blocked_s=blocked_s,
+            default_model=lambda: default_model,
         )  # fmt: skip
+        listing = ModelEndpoints(catalog, tuple, no_details)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        app = App(endpoints, caller or Caller("me", ALL_RIGHTS))
+        app = App(endpoints, listing, caller or Caller("me", ALL_RIGHTS))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started or serving.done(), "the server listens")

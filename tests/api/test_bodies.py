@@ -48,7 +48,7 @@ def test_a_number_that_is_not_possible_never_reaches_a_worker(name: str, value: 
         ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
         ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}], "messages[0].content[0].type"),
         ("model", 5, "model"),
-        ("model", "", "model"),
+        ("model", "x" * 513, "model"),
         ("stream", "yes", "stream"),
         ("stream_options", {"include_usage": True}, "stream_options"),
         ("stop", [""] * 17, "stop"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
 import pytest
 
 from modelyard.errors import InsufficientMemory, QueueFull
@@ -291,6 +292,19 @@ async def test_what_the_model_cannot_do_is_refused_before_anything_is_loaded() -
         assert plane.residency.asked == []
 
 
+@pytest.mark.parametrize(("default", "status"), [("tiny", 200), (None, 400)])
+async def test_a_request_that_names_no_model_gets_the_default_one(default: str | None, status: int) -> None:
+    nameless = {name: value for name, value in CHAT.items() if name != "model"}
+    async with data_plane(default_model=default) as plane:
+        connection = await plane.connect()
+        await connection.send(orjson.dumps(nameless), "/v1/chat/completions")
+        answer = await connection.answer()
+
+    assert answer.status == status
+    said = answer.json()
+    assert said["model"] == "tiny" if default else said["error"]["param"] == "model"
+
+
 async def test_models_are_listed_without_waking_them() -> None:
     async with data_plane() as plane:
         connection = await plane.connect()
@@ -309,6 +323,7 @@ async def test_models_are_listed_without_waking_them() -> None:
         )
         assert one["modelyard"] == {
             "state": "absent", "size_bytes": 1000, "context_length": 4096, "engine": "fake",
+            "format": "", "architecture": "", "parameter_count": None, "quantization": "",
             "capabilities": ["chat", "completion", "tools"], "aliases": ["small"], "problem": "",
         }  # fmt: skip
         assert plane.residency.asked == []

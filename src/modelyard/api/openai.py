@@ -1,11 +1,10 @@
-"""OpenAI's endpoints: chat completions, plain completions, the list of models. Reads, asks, writes; decides nothing."""
+"""OpenAI's endpoints: chat completions and plain completions. Reads, asks, writes; decides nothing."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import orjson
 from starlette.requests import Request
@@ -13,26 +12,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from modelyard.clock import Clock
-from modelyard.errors import ClientClosed, ModelNotFound, YardError
+from modelyard.errors import N_, BadRequest, ClientClosed, YardError
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
-from modelyard.types.model import Model
-from modelyard.types.status import Residency, ResidentStatus
 
 from .bodies import BODY_BYTES_MAX, read_body
 from .openai_answer import ChatAnswer, ChatFrames, Collector, CompletionAnswer, CompletionFrames, Frames
 from .openai_codec import Asked, read_chat, read_completion
 from .problems import error_body
 from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, EventWriter, RawHeaders, caller_watched
-
-
-class Catalog(Protocol):
-    """What we need of the catalog."""
-
-    def resolve(self, text: str) -> Model: ...
-
-    def list(self) -> tuple[Model, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +46,8 @@ class OpenAIEndpoints:
         self,
         *,
         inference: Inference,
-        catalog: Catalog,
-        residents: Callable[[], Iterable[ResidentStatus]],
         clock: Clock,
+        default_model: Callable[[], str | None] = lambda: None,
         body_bytes_max: int = BODY_BYTES_MAX,
         keepalive_s: float = KEEPALIVE_S,
         blocked_s: float = BLOCKED_S,
@@ -69,8 +57,7 @@ class OpenAIEndpoints:
         self.body_bytes_max = body_bytes_max
         self.keepalive_s = keepalive_s
         self.blocked_s = blocked_s
-        self._catalog = catalog
-        self._residents = residents
+        self._default_model = default_model
 
     async def chat_completions(self, request: Request, caller: Caller) -> Response:
         """POST /v1/chat/completions."""
@@ -80,23 +67,16 @@ class OpenAIEndpoints:
         """POST /v1/completions."""
         return Exchange(self, COMPLETION, request, caller)
 
-    async def models(self, _request: Request, caller: Caller) -> Response:
-        """GET /v1/models: every model this caller may use. Wakes none of them."""
-        states = self._states()
-        listed = [_model_entry(model, states) for model in self._catalog.list() if caller.may_use(model.name)]
-        return _json({"object": "list", "data": listed})
-
-    async def model(self, request: Request, caller: Caller) -> Response:
-        """GET /v1/models/{id}. A damaged one is shown with its problem."""
-        wanted: str = request.path_params["id"]
-        found = next((model for model in self._catalog.list() if model.name == wanted.lower()), None)
-        model = found or self._catalog.resolve(wanted)
-        if not caller.may_use(model.name):
-            raise ModelNotFound(model=wanted[:200])
-        return _json(_model_entry(model, self._states()))
-
-    def _states(self) -> dict[str, Residency]:
-        return {resident.model: resident.state for resident in self._residents()}
+    def named(self, asked: Asked) -> Asked:
+        """The request with the default model's name if it names none."""
+        if asked.request.model:
+            return asked
+        model = self._default_model()
+        if model is None:
+            raise BadRequest(
+                N_("The request names no model."), param="model", hints=(N_("GET /v1/models lists them."),)
+            )
+        return replace(asked, request=replace(asked.request, model=model))
 
 
 class Exchange(Response):
@@ -119,7 +99,8 @@ class Exchange(Response):
         format, inference = self._format, self._endpoints.inference
         try:
             with inference.ticket(self._caller, format.route, request_id) as ticket:
-                asked = format.read(await read_body(self._request, bytes_max=self._endpoints.body_bytes_max))
+                data = await read_body(self._request, bytes_max=self._endpoints.body_bytes_max)
+                asked = self._endpoints.named(format.read(data))
                 ticket.streamed = asked.stream
                 answer = self._stream if asked.stream else self._whole
                 with caller_watched(receive, ticket):
@@ -194,25 +175,3 @@ class Exchange(Response):
 
 def _ms(seconds: float) -> bytes:
     return b"%d" % round(seconds * 1000)
-
-
-def _json(body: object) -> Response:
-    return Response(orjson.dumps(body), headers={"cache-control": "no-store"}, media_type="application/json")
-
-
-def _model_entry(model: Model, states: dict[str, Residency]) -> dict[str, object]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": int(model.modified_at),
-        "owned_by": "modelyard",
-        "modelyard": {
-            "state": states.get(model.name, Residency.ABSENT).value,
-            "size_bytes": model.size_bytes,
-            "context_length": model.context_length,
-            "engine": model.engine,
-            "capabilities": sorted(model.capabilities),
-            "aliases": list(model.aliases),
-            "problem": model.problem,
-        },
-    }

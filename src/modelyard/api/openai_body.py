@@ -35,7 +35,7 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 class Common(msgspec.Struct):
     """What chats and plain completions share."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    model: Annotated[str, Meta(max_length=512)] = ""  # the default model, if there is one
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=CHOICES_MAX)] | None = None
