@@ -72,7 +72,6 @@ def build_app(
 ) -> Starlette:
     """The app of one node. `language` is for callers that ask for none of ours."""
     check_starlette(starlette.__version__)
-    guard.is_draining = lambda: operations.is_draining
     registry.register(NodeFacts(lambda: operations.is_ready))
     count_refusal = DoorMetrics(registry).count_refusal
     health, metrics = HealthEndpoints(operations, history), MetricsEndpoint(registry)

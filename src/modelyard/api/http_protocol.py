@@ -25,6 +25,7 @@ from .security import new_request_id
 SEND_BUFFER_BYTES = 64 * 1024
 BACKLOG_MAX = 2048
 KEEP_ALIVE_S = 30
+CLOSE = (b"connection", b"close")  # among the default headers of a server that stops
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
@@ -38,6 +39,7 @@ class HttpProtocol(HttpToolsProtocol):
     URL_BYTES_MAX: ClassVar[int] = 8 * 1024
     HEAD_S: ClassVar[float] = 10.0  # from the first moment a request could come until its head is complete
     BODY_IDLE_S: ClassVar[float] = 30.0  # silence inside a body
+    LAST_REQUEST_S: ClassVar[float] = 1.0  # for one already on its way when the server stops
     UNREAD_BODY_BYTES_MAX: ClassVar[int] = 1024 * 1024  # sent on after the answer: then we hang up
 
     # ---- state of the message that is coming in ----
@@ -55,7 +57,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.HEAD_S, self._too_slow)
+        is_stopping = CLOSE in self.server_state.default_headers
+        self._timer = self.loop.call_later(self.LAST_REQUEST_S if is_stopping else self.HEAD_S, self._too_slow)
+
+    def shutdown(self) -> None:
+        """The server stops. An answer under way is the last one; whoever is about to ask gets a moment to do so."""
+        if not self._is_idle:
+            self.cycle.keep_alive = False
+            self.cycle.default_headers = self.server_state.default_headers
+        elif not self._in_head:
+            self._stop_timer()
+            self._timer = self.loop.call_later(self.LAST_REQUEST_S, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -24,7 +24,6 @@ from modelyard.errors import (
     MethodNotAllowed,
     NotAuthenticated,
     PermissionDenied,
-    ShuttingDown,
 )
 from modelyard.gateway.keys import ALL_RIGHTS, ANONYMOUS, Caller, KeyRing, Right
 from modelyard.gateway.limits import Limits
@@ -82,13 +81,15 @@ def new_request_id() -> str:
     return "req-" + secrets.token_hex(12)
 
 
-def check_bind(host: str, keys: KeyRing, *, allow_open: bool = False) -> tuple[str, ...]:
+def check_bind(
+    host: str, keys: KeyRing, *, allow_open: bool = False, where: str = "server.host"
+) -> tuple[str, ...]:
     """Refuse to listen off loopback without a key. Returns warnings to print at every start."""
     if keys or host == "localhost" or is_loopback(host.strip("[]")):
         return ()
     if not allow_open:
         raise ConfigError(
-            where="server.host", problem=f"{host} is reachable from other machines and no key is configured",
+            where=where, problem=f"{host} is reachable from other machines and no key is configured",
             hints=(N_("Add a key under [[keys]], or listen on 127.0.0.1."),
                    N_("server.allow_open_bind = true starts anyway: everybody who reaches the port can use it.")),
         )  # fmt: skip
@@ -121,8 +122,6 @@ class Secured:
         if not self.limited:
             await self._run(caller, scope, receive, send)
             return
-        if guard.is_draining():
-            raise ShuttingDown()
         state["limit"] = guard.limits.admit(caller)
         with guard.limits.slot(caller):
             await self._run(caller, scope, receive, send)
@@ -153,7 +152,6 @@ class Guard:
         self.limits = limits
         self.hosts = hosts
         self.origins = origins
-        self.is_draining: Callable[[], bool] = lambda: False  # set once, by whoever builds the app
         self._allow_open = allow_open
         self._proxies: tuple[IPv4Network | IPv6Network, ...] = tuple(
             ip_network(proxy, strict=False) for proxy in trusted_proxies
@@ -174,8 +172,7 @@ class Guard:
     ) -> Route:
         """A route that asks for a right (any of several). The methods it lacks are refused after the right.
 
-        `limited` routes count against the caller's limits and are closed while draining. `app` is an ASGI app that
-        answers instead of an endpoint.
+        `limited` routes count against the caller's limits. `app` is an ASGI app that answers instead of an endpoint.
         """
         rights = frozenset((right,)) if isinstance(right, Right) else frozenset(right)
         if public == bool(rights) or (endpoint is None) == (app is None):

@@ -1,11 +1,13 @@
 """uvicorn's server with our order of stopping: not ready, no new connections, running requests finish, then the rest.
 
-Signals are not handled here: whoever builds the node decides what they mean.
+Who is connected by then is still served, once: so one server can hand a listening socket over to the next, and nobody
+is refused. Signals are not handled here: whoever builds the node decides what they mean.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +17,9 @@ from starlette.types import ASGIApp
 
 from modelyard.errors import ConfigError
 
-from .http_protocol import SEND_BUFFER_BYTES, server_config
+from .http_protocol import CLOSE, SEND_BUFFER_BYTES, server_config
 
-GRACE_S = 3.0  # after the drain limit, for the errors it causes to reach their clients
+GRACE_S = 1.0  # after the drain limit, for the errors it causes to reach their clients
 
 
 def inherited(fd: int) -> list[socket.socket]:
@@ -26,6 +28,8 @@ def inherited(fd: int) -> list[socket.socket]:
         listener = socket.socket(fileno=fd)
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise OSError("it is not a listening socket")
+        if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            raise OSError("it is not a TCP socket")
     except OSError as error:
         raise ConfigError(where="server.fd", problem=f"{fd}: {error.strerror or error}") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -46,7 +50,7 @@ class YardServer(uvicorn.Server):
         on_started: Callable[[], None],
     ) -> None:
         """`on_stopping` runs first of all; `interrupt_all` ends what still runs after `drain_s`."""
-        super().__init__(server_config(app, drain_s=drain_s + GRACE_S))
+        super().__init__(server_config(app, drain_s=math.ceil(drain_s + GRACE_S)))
         self._drain_s = drain_s
         self._on_stopping = on_stopping
         self._interrupt_all = interrupt_all
@@ -63,6 +67,8 @@ class YardServer(uvicorn.Server):
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        state = self.server_state
+        state.default_headers = [*state.default_headers, CLOSE]  # every answer from now on is its connection's last
         timer = asyncio.get_running_loop().call_later(self._drain_s, self._interrupt_all)
         try:
             await super().shutdown(sockets)
