@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import structlog
@@ -230,6 +230,7 @@ class Hosting:
             "after_bytes": done.after_bytes,
             "freed_bytes": done.freed_bytes,
             "leaked_bytes": done.leaked_bytes,
+            "worker": asdict(done.worker),
             "took_s": round(done.took_s, 3),
         }
         _log.info(name, **fields)
