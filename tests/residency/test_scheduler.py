@@ -459,7 +459,7 @@ def test_time_does_not_run_backwards() -> None:
 
 
 def test_what_no_longer_waits_leaves_no_trace() -> None:
-    stage = Stage().resident(A).ask(0, A)
+    stage = Stage().resident(A).ask(0, A).ask(1000, A, deadline=10.0)
     for number in range(1, 500):
         stage.ask(number, A, deadline=1e6).cancel(number)
 
