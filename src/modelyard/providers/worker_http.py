@@ -32,7 +32,9 @@ class WorkerSessions:
 
     async def of(self, worker: RunningWorker) -> aiohttp.ClientSession:
         """The session of a worker; a socket's path is never used twice."""
-        known = self._sessions.get(worker.socket)
+        if worker.socket not in self._sessions:
+            await self._close_ended()
+        known = self._sessions.get(worker.socket)  # from here to the caller's request nothing is waited for
         if known is not None:
             return known[1]
         session = aiohttp.ClientSession(
@@ -46,7 +48,6 @@ class WorkerSessions:
             headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
         )
         self._sessions[worker.socket] = (worker, session)
-        await self._close_ended()
         return session
 
     async def close(self) -> None:
@@ -57,7 +58,9 @@ class WorkerSessions:
             await session.close()
 
     async def _close_ended(self) -> None:
-        ended = [path for path, (worker, _session) in self._sessions.items() if worker.exited.done()]
-        for path in ended:
-            _worker, session = self._sessions.pop(path)
-            await session.close()
+        """Each is taken out before it is waited for: several callers may be here, and any may be cancelled."""
+        for path in list(self._sessions):
+            known = self._sessions.get(path)
+            if known is not None and known[0].exited.done():
+                del self._sessions[path]
+                await known[1].close()
