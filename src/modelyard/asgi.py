@@ -1,7 +1,8 @@
 """The server as an ASGI app, for those who run their own: `uvicorn --factory modelyard.asgi:app --port 8001`.
 
 Settings come from the same files and environment variables as for `modelyard serve`. The node lives as long as the
-app's lifespan. Headers and slow clients are then uvicorn's own business: `modelyard serve` is stricter.
+app's lifespan, and logs as its settings say. Headers and slow clients are then uvicorn's own business, and how long a
+stopping server waits is too (`--timeout-graceful-shutdown`): `modelyard serve` is stricter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelyard.compose import running_node
 from modelyard.config.settings import LoadedSettings, load_settings
+from modelyard.logs import logging_to
 
 
 class NodeApp:
@@ -31,13 +33,14 @@ class NodeApp:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        stack = AsyncExitStack()
-        try:
-            node = await stack.enter_async_context(running_node(self._loaded))
-        except Exception as failure:
-            await send({"type": "lifespan.startup.failed", "message": str(failure)})
-            return
-        async with stack:
+        settings = self._loaded.settings.log
+        async with AsyncExitStack() as stack:
+            stack.enter_context(logging_to(level=settings.level, format=settings.format))
+            try:
+                node = await stack.enter_async_context(running_node(self._loaded))
+            except Exception as failure:
+                await send({"type": "lifespan.startup.failed", "message": str(failure)})
+                return
             self._app = node.app
             node.operations.mark_started()
             await send({"type": "lifespan.startup.complete"})

@@ -245,7 +245,8 @@ def guard(settings: Settings, clock: Clock) -> Guard:
         )
         for key in settings.keys
     )
-    for warning in check_bind(server.host, keys, allow_open=server.allow_open_bind):
+    where = "server.host" if server.fd is None else "server.fd"
+    for warning in check_bind(server.host, keys, allow_open=server.allow_open_bind, where=where):
         log.warning("server.open_bind", warning=warning)
     limits = Limits(
         clock, requests_max=given.requests_max, window_s=given.window_s, concurrent_max=given.concurrent_max

@@ -6,8 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,12 +27,15 @@ from modelyard.config.explain import MachineFacts
 from modelyard.config.load import process_environment
 from modelyard.config.settings import LoadedSettings
 from modelyard.errors import ShuttingDown
-from modelyard.logs import logging_to
+from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
 from modelyard.residency.manager import ResidencyManager
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
+from modelyard.workers.run_folder import RunFolder
 
 HURRY_S = 1.5  # the second signal: this long to end every worker
+LAST_S = 4.5  # after the drain limit, the process is gone even if something in it hangs
+_REACHED_BY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a wildcard is no address to call
 
 log = structlog.get_logger()
 
@@ -37,42 +44,72 @@ def serve(loaded: LoadedSettings) -> int:
     """Run a node until a signal ends it. Returns the exit status: 130 after SIGINT, 143 after SIGTERM."""
     settings = loaded.settings
     with (
-        logging_to(level=settings.log.level, format=settings.log.format),
+        logging_to(level=settings.log.level, format=settings.log.format) as writer,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        return runner.run(_serve(loaded))
+        return runner.run(_serve(loaded, writer))
 
 
-async def _serve(loaded: LoadedSettings) -> int:
-    server_settings = loaded.settings.server
-    # First of all, so that a taken port costs nothing.
-    sockets = inherited(server_settings.fd) if server_settings.fd is not None else listen(
-        server_settings.host, server_settings.port
-    )  # fmt: skip
-    async with running_node(loaded) as node:
-        server = YardServer(
-            node.app,
-            drain_s=server_settings.drain_s,
-            on_stopping=node.operations.begin_drain,
-            interrupt_all=lambda: node.inference.interrupt_all(ShuttingDown()),
-            on_started=lambda: _started(loaded, node, sockets[0].getsockname()),
-        )
-        with Signals(server.stop, node.run.mark) as signals:
-            await server.serve(sockets)
-            await node.manager.close()
+async def _serve(loaded: LoadedSettings, writer: LogWriter) -> int:
+    with Signals(loaded.settings.server.drain_s) as signals:
+        try:
+            # The sockets first of all, so that a taken port costs nothing.
+            with listening(loaded) as (loaded, sockets):
+                await _run(loaded, sockets, signals, writer)
+        except asyncio.CancelledError:
+            if not signals.first:
+                raise
     return 128 + signals.first if signals.first else 0
 
 
-class Signals:
-    """What signals mean: the first asks the node to stop, the second ends it, workers included, in `HURRY_S`."""
+async def _run(loaded: LoadedSettings, sockets: list[socket.socket], signals: Signals, writer: LogWriter) -> None:
+    async with running_node(loaded) as node:
+        server = YardServer(
+            node.app,
+            drain_s=loaded.settings.server.drain_s,
+            on_stopping=node.operations.begin_drain,
+            interrupt_all=lambda: node.inference.interrupt_all(ShuttingDown()),
+            on_started=lambda: _started(loaded, node, sockets[0].getsockname(), writer),
+        )
+        signals.obey(server.stop, node.run)
+        await server.serve(sockets)
+        await node.manager.close()
 
-    def __init__(self, stop: Callable[[], None], mark: str) -> None:
+
+@contextmanager
+def listening(loaded: LoadedSettings) -> Iterator[tuple[LoadedSettings, list[socket.socket]]]:
+    """The sockets to serve on, and settings that tell where that is: an inherited socket has an address of its own."""
+    given = loaded.settings.server
+    if given.fd is None:
+        sockets = listen(given.host, given.port)
+    else:
+        sockets = inherited(given.fd)
+        host, port = sockets[0].getsockname()[:2]
+        server = given.model_copy(update={"host": host, "port": port})
+        loaded = replace(loaded, settings=loaded.settings.model_copy(update={"server": server}))
+    try:
+        yield loaded, sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Signals:
+    """What signals mean: the first asks the node to stop, the second ends it, workers included, in `HURRY_S`.
+
+    Whatever hangs after the first one is ended in the same way, `LAST_S` after the drain limit.
+    """
+
+    def __init__(self, drain_s: float) -> None:
         self.first = 0
-        self._stop = stop
-        self._mark = mark
+        self._drain_s = drain_s
+        self._run: RunFolder | None = None
+        self._stop: Callable[[], object] = lambda: None
 
     def __enter__(self) -> Signals:
-        loop = asyncio.get_running_loop()
+        loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+        assert starting is not None
+        self._stop = starting.cancel  # a node that is not up yet has nobody to wait for
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._came, number)
         return self
@@ -82,31 +119,42 @@ class Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
+    def obey(self, stop: Callable[[], object], run: RunFolder) -> None:
+        """From here on there is a server to stop, and there may be workers of this run."""
+        self._stop, self._run = stop, run
+
     def _came(self, number: int) -> None:
-        if not self.first:
-            self.first = number
-            log.info("node.stopping", signal=signal.Signals(number).name)
-            self._stop()
-            return
-        kill_marked({RUN_VARIABLE: frozenset((self._mark,))}, within_s=HURRY_S)
-        os._exit(128 + number)
+        if self.first:
+            self._end()
+        self.first = number
+        log.info("node.stopping", signal=signal.Signals(number).name, drain_s=self._drain_s)
+        last = threading.Timer(self._drain_s + LAST_S, self._end)
+        last.daemon = True
+        last.start()
+        self._stop()
+
+    def _end(self) -> None:
+        if self._run is not None:
+            kill_marked({RUN_VARIABLE: frozenset((self._run.mark,))}, within_s=HURRY_S)
+            shutil.rmtree(self._run.path, ignore_errors=True)
+        os._exit(128 + self.first)
 
 
-def _started(loaded: LoadedSettings, node: Node, address: tuple[object, ...]) -> None:
+def _started(loaded: LoadedSettings, node: Node, address: tuple[object, ...], writer: LogWriter) -> None:
     node.operations.mark_started()
-    host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    host = _REACHED_BY.get(str(address[0]), str(address[0]))
     servable = [model.name for model in node.catalog.list() if not model.problem]
     own = [name for name in servable if name != BUILTIN]
     lines = start_lines(
         loaded,
         version=__version__,
-        url=f"http://{host}:{address[1]}",
+        url=f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}",
         model=next(iter(own or servable), None),
         facts=machine_facts(loaded, node.manager),
         environment=process_environment(),
         program=sys.argv[0] if os.sep in sys.argv[0] else "modelyard",
     )
-    print("\n".join(("", *lines, "")), file=sys.stderr, flush=True)  # noqa: T201 - this is for whoever started us
+    writer.line("\n".join(("", *lines, "")).encode(errors="backslashreplace"))  # for whoever started us
 
 
 def machine_facts(loaded: LoadedSettings, manager: ResidencyManager) -> MachineFacts:

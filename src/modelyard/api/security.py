@@ -81,9 +81,7 @@ def new_request_id() -> str:
     return "req-" + secrets.token_hex(12)
 
 
-def check_bind(
-    host: str, keys: KeyRing, *, allow_open: bool = False, where: str = "server.host"
-) -> tuple[str, ...]:
+def check_bind(host: str, keys: KeyRing, *, allow_open: bool = False, where: str = "server.host") -> tuple[str, ...]:
     """Refuse to listen off loopback without a key. Returns warnings to print at every start."""
     if keys or host == "localhost" or is_loopback(host.strip("[]")):
         return ()
