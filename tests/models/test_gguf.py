@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from modelyard.errors import ModelFileError
 from modelyard.models.gguf import read_header, read_split_header
 from modelyard.models.header import TENSOR_TYPES, Skipped
+from tests.support.counts import count
 from tests.support.gguf_files import (
     GEMMA3_4B,
     HOSTILE,
@@ -32,8 +33,6 @@ from tests.support.gguf_files import (
     write_model,
     write_tiny_llama,
 )
-
-PROVE = bool(os.environ.get("MODELYARD_PROVE"))
 
 
 def test_a_header_is_read_as_the_reference_library_reads_it(tmp_path: Path) -> None:
@@ -187,16 +186,14 @@ def test_a_header_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
 def test_flipped_bits_never_do_more_than_refuse(tmp_path: Path) -> None:
     path, whole, dice = tmp_path / "flipped.gguf", small_file(), random.Random(20)
 
-    for _n in range(200_000 if PROVE else 600):
+    for _n in range(count(600, 200_000)):
         raw = bytearray(whole)
         for _flip in range(dice.choice((1, 1, 2, 8))):
             raw[dice.randrange(len(SMALL.encode()))] ^= 1 << dice.randrange(8)
         refuses_or_tells_the_truth(path, bytes(raw))
 
 
-@settings(
-    max_examples=20_000 if PROVE else 200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=count(200, 20_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400), st.integers(0, 8), st.integers(0, 8))
 def test_any_bytes_after_the_opening_never_do_more_than_refuse(
     tmp_path: Path, raw: bytes, tensors: int, values: int

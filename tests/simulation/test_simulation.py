@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from modelyard.residency.scheduler import Scheduler
-
 from tests.support.counts import count
 
 from .invariants import Watcher, run
