@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def of_run(run: str) -> list[psutil.Process]:
     return found
 
 
+def all_gone(processes: list[psutil.Process]) -> bool:
+    return not living(processes)
+
+
+def sleeper(run: str) -> subprocess.Popen[bytes]:
+    """A process that carries the mark of a run."""
+    return subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: run})
+
+
+def noted(names: set[str], name: str) -> Callable[[Answer], None]:
+    return lambda _answer: names.add(name)
+
+
 @asynccontextmanager
 async def streaming(server: Server, *models: str) -> AsyncIterator[list[asyncio.Task[Answer]]]:
     """An endless answer of each model under way; whatever becomes of it."""
@@ -75,7 +89,7 @@ async def streaming(server: Server, *models: str) -> AsyncIterator[list[asyncio.
             asyncio.create_task(
                 ask(
                     session, server, model, stream=True, max_tokens=ENDLESS,
-                    on_frame=lambda _answer, model=model: first.add(model),
+                    on_frame=noted(first, model),
                 )
             )
             for model in models
@@ -179,8 +193,8 @@ async def test_a_killed_server_leaves_no_worker_and_the_next_one_clears_up() -> 
                     async with streaming(server, "m0", "m1"):
                         server.process.kill()
                         server.process.wait()
-                        await until(lambda workers=workers: not living(workers), "its workers are gone")
-                    leftover = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: run})
+                        await until(partial(all_gone, workers), "its workers are gone")
+                    leftover = sleeper(run)
 
                 assert leftover is not None
                 last = await ready(start_server(folder, echo(a={})))

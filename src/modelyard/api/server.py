@@ -61,14 +61,15 @@ class YardServer(uvicorn.Server):
         if not self.should_exit:
             self._on_stopping()
             self.should_exit = True
+            # Every answer from now on is its connection's last; from the first list the second is made anew.
+            self.config.encoded_headers = [*self.config.encoded_headers, CLOSE]
+            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        state = self.server_state
-        state.default_headers = [*state.default_headers, CLOSE]  # every answer from now on is its connection's last
         timer = asyncio.get_running_loop().call_later(self._drain_s, self._interrupt_all)
         try:
             await super().shutdown(sockets)
