@@ -53,6 +53,7 @@ async def test_two_models_take_turns_in_the_room_of_one() -> None:
     for receipt in unloads:
         assert receipt["reason"] == "eviction"
         assert receipt["freed_bytes"]["ram"] == receipt["before_bytes"]["ram"] - receipt["after_bytes"]["ram"]
+        assert receipt["before_bytes"]["ram"] >= 64 * MIB
         assert receipt["worker"]["anonymous_bytes"] >= 64 * MIB
         assert receipt["leaked_bytes"] == 0
 

@@ -73,6 +73,7 @@ def test_a_cgroup_limit_makes_ram_smaller(tmp_path: Path) -> None:
 
     assert (limited.total_bytes, limited.free_bytes, limited.limited_by) == (100 * MIB, 50 * MIB, "cgroup")
     assert (both.total_bytes, both.free_bytes, both.limited_by) == (40 * MIB, 40 * MIB, "configuration")
+    assert limited.used_bytes == both.used_bytes == 50 * MIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads procfs")

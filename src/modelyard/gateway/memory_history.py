@@ -67,7 +67,7 @@ class MemoryHistory:
         values = {NODE: self._node_bytes()}
         for device in self._devices():
             reading = device.reading
-            values[f"device:{reading.device}"] = reading.total_bytes - reading.free_bytes
+            values[f"device:{reading.device}"] = reading.used_bytes
         for resident in self._residents():
             if resident.measured_bytes:
                 values[f"model:{resident.model}#{resident.epoch}"] = sum(resident.measured_bytes.values())

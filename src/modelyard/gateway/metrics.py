@@ -186,7 +186,7 @@ class NodeGauges(Collector):
             reading = device.reading
             for kind, count in (
                 ("total", reading.total_bytes),
-                ("used", reading.total_bytes - reading.free_bytes),
+                ("used", reading.used_bytes),
                 ("free", reading.free_bytes),
                 ("reserved", device.reserved_bytes),
             ):

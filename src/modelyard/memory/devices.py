@@ -63,9 +63,11 @@ class SystemDevices:
             if limit.max_bytes < total:
                 total, limited_by = limit.max_bytes, "cgroup"
             free = min(free, limit.free_bytes)
+        used = total - max(0, min(free, total))
         if self._ram_limit_bytes is not None and self._ram_limit_bytes < total:
             total, limited_by = self._ram_limit_bytes, "configuration"
-        return DeviceReading(RAM, platform.machine() or "RAM", total, max(0, min(free, total)), "ram", limited_by)
+        name, free = platform.machine() or "RAM", max(0, min(free, total))
+        return DeviceReading(RAM, name, total, free, "ram", limited_by, used)
 
 
 class FakeDevices:

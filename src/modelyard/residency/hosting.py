@@ -23,7 +23,7 @@ from modelyard.types.model import Model, ModelSpec
 from .lease import Hosted
 from .messages import DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
 from .ports import RunningWorker, WorkerStarter
-from .receipts import Readings, measure, memory_back, receipt, used_bytes
+from .receipts import Readings, counted_bytes, measure, memory_back, receipt, used_bytes
 
 LAST_LINES_SHOWN = 5
 MEASURED_BAND_RATIO = 0.05  # how wrong a prediction is that was measured before
@@ -179,9 +179,10 @@ class Hosting:
     async def _unload(self, hosted: Hosted, worker: RunningWorker) -> None:
         began_at = self._clock.monotonic()
         memory = await asyncio.to_thread(measure, worker.memory)
-        before = used_bytes(await asyncio.to_thread(self.read_devices))
+        first = await asyncio.to_thread(self.read_devices)
+        before = used_bytes(first)
         await self._stop(hosted, worker)
-        readings, leaked = await memory_back(self.read_devices, before, memory, self._memory_back_s)
+        readings, leaked = await memory_back(self.read_devices, counted_bytes(first), memory, self._memory_back_s)
         now = self._clock.monotonic()
         after = used_bytes(readings)
         done = receipt(
@@ -224,6 +225,7 @@ class Hosting:
     def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
         fields: dict[str, object] = {
             "model": hosted.spec.name,
+            "engine": hosted.model.engine,
             "epoch": hosted.epoch,
             "reason": done.reason,
             "before_bytes": done.before_bytes,

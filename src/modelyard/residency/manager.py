@@ -232,8 +232,9 @@ class ResidencyManager:
                 wait_s = max(0.0, effect.at - self._clock.monotonic())
                 self._alarm = asyncio.get_running_loop().call_later(wait_s, self._ring)
             case Tell():
-                _log.info(effect.name, **effect.fields)
-                self._events.publish(effect.name, self._clock.wall(), **effect.fields)
+                fields = {**effect.fields, "engine": self._models[str(effect.fields["model"])].engine}
+                _log.info(effect.name, **fields)
+                self._events.publish(effect.name, self._clock.wall(), **fields)
             case Load():
                 self._hosting.load(self._models[effect.model], effect, self._learn)
             case Unload():

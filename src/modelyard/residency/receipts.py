@@ -22,7 +22,12 @@ Readings = tuple[DeviceReading, ...]
 
 
 def used_bytes(readings: Readings) -> dict[str, int]:
-    """Per device what is in use."""
+    """Per device what is in use, by anybody and under whatever limit."""
+    return {reading.device: reading.used_bytes for reading in readings}
+
+
+def counted_bytes(readings: Readings) -> dict[str, int]:
+    """Per device what is in use as the ledger counts it: under a limit of ours, only what cuts into that."""
     return {reading.device: reading.total_bytes - reading.free_bytes for reading in readings}
 
 
@@ -43,7 +48,7 @@ async def memory_back(
     give_up_at = loop.time() + wait_s
     while True:
         readings = await asyncio.to_thread(read)
-        missing = _missing(before, used_bytes(readings), worker)
+        missing = _missing(before, counted_bytes(readings), worker)
         if not missing or loop.time() >= give_up_at:
             return readings, missing
         await asyncio.sleep(POLL_S)

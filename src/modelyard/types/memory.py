@@ -17,7 +17,12 @@ class DeviceReading:
     total_bytes: int  # for RAM the smaller of the machine and the cgroup limit
     free_bytes: int  # what a new allocation could get now
     kind: Literal["ram", "gpu"] = "ram"
-    limited_by: str = ""  # "cgroup" where a limit is smaller than the machine
+    limited_by: str = ""  # "cgroup" or "configuration" where a limit is smaller than the machine
+    used_bytes: int = -1  # in use by anybody; a total below what the device has says nothing about that
+
+    def __post_init__(self) -> None:
+        if self.used_bytes < 0:
+            object.__setattr__(self, "used_bytes", self.total_bytes - self.free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
