@@ -135,8 +135,8 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
         )
     if status.queue:
         terminal.say(N_("{count} requests wait."), count=status.queue)
-    for model, problem in status.failures.items():
-        terminal.say(N_("{model} could not be loaded: {problem}"), model=model, problem=problem)
+    for model, problem in status.failures.items():  # it may have ended while it served, too
+        terminal.say(N_("{model}: {problem}"), model=model, problem=problem)
     if status.draining:
         terminal.say(N_("The server is shutting down."))
 
