@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,15 +108,17 @@ def start_server(
     environment: Mapping[str, str] | None = None,
     port: int = 0,
     pass_fds: tuple[int, ...] = (),
+    program: Sequence[str] = ("-m", "modelyard.cli"),
+    says_to: int | None = None,
 ) -> Server:
-    """Start it; `ready` waits for it."""
+    """Start it; `ready` waits for it. `says_to` is a file descriptor that takes its output instead of a log file."""
     path = folder / "modelyard.json"
     path.write_text(json.dumps({"server": {"port": port}, "log": {"format": "json"}, **dict(config or {})}))
     log = folder / f"log-{time.monotonic_ns()}"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "modelyard.cli", "serve", "--config", str(path), *arguments],
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=folder,
+            [sys.executable, *program, "serve", "--config", str(path), *arguments],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream if says_to is None else says_to, cwd=folder,
             env=clean_environment(folder, environment), pass_fds=pass_fds,
         )  # fmt: skip
     return Server(process, port, folder, log)
