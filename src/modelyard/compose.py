@@ -109,9 +109,7 @@ async def running_node(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(loaded)},
         )  # fmt: skip
-        history = MemoryHistory(
-            clock, node_bytes=own_bytes, devices=manager.devices, residents=manager.residents
-        )  # fmt: skip
+        history = MemoryHistory(clock, node_bytes=own_bytes, devices=manager.devices, residents=manager.residents)
         metrics.registry.register(gauges(manager, inference))
 
         openai = OpenAIEndpoints(

@@ -63,7 +63,7 @@ class ServerSettings(Section):
     )
     allow_open_bind: bool = Field(
         default=False,
-        description="Listen off loopback without any key. Whoever reaches the port may ask every model and see the status.",
+        description="Listen off loopback without any key. Whoever reaches the port may ask models and see the status.",
     )
     trusted_proxies: tuple[Network, ...] = Field(
         default=(), description="Addresses or networks whose X-Forwarded-For header is believed."

@@ -43,7 +43,7 @@ class Metrics:
     """Every family of this node, in a registry of its own."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # a second series for each, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
         self.registry = registry = registry or CollectorRegistry()
         model = ("model", "node")
 
