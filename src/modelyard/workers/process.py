@@ -120,6 +120,7 @@ class Worker:
 
     async def _stop(self, term_s: float, kill_s: float) -> ExitStatus:
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # a stopped process hears nothing until it goes on
         if not await self._ended_within(term_s):
             if self._under_guardian:
                 self._close_stdin()  # the guardian kills what it guards, and only then itself
