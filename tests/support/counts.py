@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 PROVE = bool(os.environ.get("MODELYARD_PROVE"))
 
@@ -10,3 +11,8 @@ PROVE = bool(os.environ.get("MODELYARD_PROVE"))
 def count(suite: int, prove: int) -> int:
     """The first in the suite, the second under `make prove`."""
     return prove if PROVE else suite
+
+
+def tell(text: str) -> None:
+    """Say what was tried, for whoever runs this to see figures (`pytest -s`)."""
+    sys.stderr.write(text + "\n")
