@@ -7,9 +7,10 @@ import os
 import platform
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).parent.parent
+START_S_MAX = 60
 DISTRIBUTIONS = ("modelyard", "starlette", "uvicorn", "uvloop", "aiohttp", "xllamacpp")
 PACKAGES = {"nginx": "nginx-light", "wrk": "wrk"}
 
@@ -31,6 +34,16 @@ class Row:
     compared: str = ""
     bound: str = ""
     ok: bool | None = None
+
+
+def middle(values: Sequence[float]) -> float:
+    """What to report of repeated measurements: others' work on this machine only ever adds outliers."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """All of them, from the least to the most."""
+    return f"{min(values):{form}}..{max(values):{form}}"
 
 
 def environment() -> str:
@@ -59,12 +72,12 @@ def free_port() -> int:
 
 def need_tools() -> str:
     """Install nginx and wrk where we may; say what is missing otherwise."""
-    missing = [tool for tool in PACKAGES if shutil.which(tool) is None and not Path(f"/usr/sbin/{tool}").exists()]
+    missing = [name for name in PACKAGES if not Path(tool(name)).exists()]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        packages = [PACKAGES[tool] for tool in missing]
+        packages = [PACKAGES[name] for name in missing]
         subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
         subprocess.run(["apt-get", "install", "-y", "-qq", *packages], check=False, stdout=subprocess.DEVNULL)
-        missing = [tool for tool in missing if shutil.which(tool) is None]
+        missing = [name for name in missing if not Path(tool(name)).exists()]
     return f"install {', '.join(missing)} for the figures against a static upstream" if missing else ""
 
 
@@ -73,23 +86,33 @@ def tool(name: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time a process has used so far."""
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
+    """CPU time all threads of a process have used so far; to the nanosecond where the kernel tells."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    except OSError:
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
 
 
-def resident_mib(pid: int) -> float:
-    return float(psutil.Process(pid).memory_info().rss) / 1024**2
+def resident_mb(pid: int) -> float:
+    """Resident memory of one process, in millions of bytes."""
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
 
 
 @asynccontextmanager
 async def child(
-    argv: Sequence[str], *, cpu: int | None = None, quiet: bool = True
+    argv: Sequence[str],
+    *,
+    cpu: int | None = None,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A process that is gone when the block ends. `cpu` pins it."""
-    pin = ["taskset", "-c", str(cpu)] if cpu is not None and shutil.which("taskset") else []
-    out = subprocess.DEVNULL if quiet else None
-    process = subprocess.Popen([*pin, *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out)  # noqa: ASYNC220
+    """A process that is gone when the block ends. `cpu` pins it; what it says goes to `log`."""
+    with (log or Path(os.devnull)).open("wb") as out:
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [*pin(cpu), *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=ROOT
+        )
     try:
         yield process
     finally:
@@ -101,10 +124,19 @@ async def child(
             process.wait()
 
 
-async def reachable(port: int, path: str = "/readyz", deadline_s: float = 60) -> None:
-    """Wait until an HTTP server answers 200 on loopback."""
-    async with asyncio.timeout(deadline_s):
+def pin(cpu: int | None) -> list[str]:
+    """What keeps a command on one core, where that is possible."""
+    return ["taskset", "-c", str(cpu)] if cpu is not None and shutil.which("taskset") else []
+
+
+async def reachable(
+    process: subprocess.Popen[bytes], port: int, path: str = "/readyz", *, log: Path | None = None
+) -> None:
+    """Wait until the HTTP server that a process is to become answers 200 on loopback."""
+    async with asyncio.timeout(START_S_MAX):
         while True:
+            if process.poll() is not None:
+                raise RuntimeError(f"{process.args!r} ended with {process.returncode}: {_end_of(log)}")
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
@@ -114,7 +146,11 @@ async def reachable(port: int, path: str = "/readyz", deadline_s: float = 60) ->
                     return
             except OSError:
                 pass
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
+
+
+def _end_of(log: Path | None) -> str:
+    return log.read_text(errors="replace")[-2000:] if log else "it said nothing"
 
 
 def python(*arguments: str) -> list[str]:

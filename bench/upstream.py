@@ -6,28 +6,31 @@ It computes nothing, so what a request costs beyond it is what we add.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 from modelyard.engines.base import LaunchOptions, WorkerCommand
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Capability, Model
 
-from .machine import tool
+from .machine import pin, tool
 
 MODEL = "static"
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Say hello to the benchmark, please."}]})
 
 CONFIGURATION = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit; {user}
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{
     {listen}
     location = /health {{ default_type application/json; return 200 '{{"status":"ok"}}'; }}
-    location /v1/ {{ default_type text/event-stream; return 200 "{answer}"; }}
+    location /v1/ {{ {answer} }}
   }}
 }}
 """
@@ -47,16 +50,29 @@ def recorded_stream() -> str:
     return "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames) + "data: [DONE]\n\n"
 
 
-def write_configuration(folder: Path, listen: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    answer = recorded_stream().replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    path = folder / "nginx.conf"
-    path.write_text(CONFIGURATION.format(folder=folder, listen=listen, answer=answer))
-    return path
-
-
 def command(folder: Path, listen: str) -> list[str]:
-    return [tool("nginx"), "-p", str(folder), "-c", str(write_configuration(folder, listen))]
+    """The static upstream. On core 1, like the load: core 0 is for what is measured."""
+    quoted = recorded_stream().replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return [*pin(1), *_nginx(folder, listen, f'default_type text/event-stream; return 200 "{quoted}";')]
+
+
+def relay_command(folder: Path, port: int, socket: Path) -> list[str]:
+    """A server that hands every piece on as it comes, and does nothing else."""
+    listen = f"listen 127.0.0.1:{port};"
+    return _nginx(folder, listen, f"proxy_buffering off; proxy_pass http://unix:{socket}:;")
+
+
+def worker_of(master: int) -> int:
+    """The process of an nginx that does the work."""
+    return int(psutil.Process(master).children()[0].pid)
+
+
+def _nginx(folder: Path, listen: str, answer: str) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    user = "user root;" if os.geteuid() == 0 else ""  # else root's nginx gives up the right to open private sockets
+    path = folder / "nginx.conf"
+    path.write_text(CONFIGURATION.format(folder=folder, listen=listen, answer=answer, user=user))
+    return [tool("nginx"), "-p", str(folder), "-c", str(path)]
 
 
 class StaticEngine:
