@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.api.bodies import BRACKETS_MAX, COMMAS_MAX
+from modelyard.api.bodies import BRACKETS_MAX, COMMAS_MAX, ESCAPES_MAX
 from modelyard.api.openai_codec import Asked, read_chat, read_completion
 from modelyard.errors import BadRequest, MalformedBody, RequestTooLarge
 from modelyard.types.chat import ImagePart
@@ -135,8 +135,9 @@ def test_what_is_no_json_object_is_malformed(body: bytes) -> None:
 def test_hostile_structure_is_refused_before_it_is_decoded() -> None:
     brackets = b'{"x":[' + b"[]," * BRACKETS_MAX + b"[]]}"
     commas = b'{"x":[' + b"1," * (COMMAS_MAX + 1) + b"1]}"
+    escapes = b'{"x":"' + b"\\n" * (ESCAPES_MAX + 1) + b'"}'
 
-    for body in (brackets, commas):
+    for body in (brackets, commas, escapes):
         with pytest.raises(RequestTooLarge):
             read_chat(body)
 

@@ -28,7 +28,9 @@ BODY_BYTES_MAX = 10 * MIB
 BODY_S = 60.0  # a whole body must arrive in this time
 BRACKETS_MAX = 100_000
 COMMAS_MAX = 500_000
+ESCAPES_MAX = 500_000  # each costs a decoder ten times a plain character
 DEPTH_MAX = 64
+LARGE_BYTES = MIB  # one that takes milliseconds to read: others are served between reading it and sending it on
 UNCHECKED_BYTES_MAX = 64 * 1024  # too small to hold enough structure to matter
 _WHERE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<key>key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
@@ -103,6 +105,8 @@ def _check_structure(body: bytes) -> None:
         raise RequestTooLarge(what="the number of brackets in the body", limit=BRACKETS_MAX)
     if body.count(b",") > COMMAS_MAX:
         raise RequestTooLarge(what="the number of commas in the body", limit=COMMAS_MAX)
+    if body.count(b"\\") > ESCAPES_MAX:
+        raise RequestTooLarge(what="the number of escapes in the body", limit=ESCAPES_MAX)
 
 
 def check_nesting(value: object, param: str, items_max: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
 
-from .bodies import BODY_BYTES_MAX, read_body
+from .bodies import BODY_BYTES_MAX, LARGE_BYTES, read_body
 from .openai_answer import ChatAnswer, ChatFrames, Collector, CompletionAnswer, CompletionFrames, Frames
 from .openai_codec import Asked, read_chat, read_completion
 from .problems import error_body
@@ -101,6 +102,9 @@ class Exchange(Response):
             with inference.ticket(self._caller, format.route, request_id) as ticket:
                 data = await read_body(self._request, bytes_max=self._endpoints.body_bytes_max)
                 asked = self._endpoints.named(format.read(data))
+                if len(data) > LARGE_BYTES:
+                    await asyncio.sleep(0)
+                del data  # else it stays until the last token
                 ticket.streamed = asked.stream
                 answer = self._stream if asked.stream else self._whole
                 with caller_watched(receive, ticket):
