@@ -2,12 +2,14 @@
 
 Time counts only while we wait for the worker, so a slow caller never makes a worker look stalled. Before the first
 token every sign that the prompt is being read extends the deadline. After it, a worker is stalled when none of its
-slots has moved: one slot reading a long prompt slows the others down.
+slots has moved: one slot reading a long prompt slows the others down. Reads the clock that leases read: the loop's own
+lags behind it, and by comparing the two a hung worker could look alive.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from modelyard.errors import UpstreamStalled, UpstreamTimeout, YardError
@@ -41,11 +43,11 @@ class QuietWatch:
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._is_waiting = False
-        self._waiting_since = self._loop.time()
+        self._waiting_since = time.monotonic()
         self._timer = self._loop.call_later(deadlines.first_token_s, self._look)
 
     def wait(self) -> None:
-        self._waiting_since = self._loop.time()
+        self._waiting_since = time.monotonic()
         self._is_waiting = True
 
     def hear(self) -> None:
@@ -62,7 +64,7 @@ class QuietWatch:
 
     def _look(self) -> None:
         budget_s = self._deadlines.between_tokens_s if self.has_token else self._deadlines.first_token_s
-        quiet_s = self._loop.time() - self._waiting_since if self._is_waiting else 0.0
+        quiet_s = time.monotonic() - self._waiting_since if self._is_waiting else 0.0
         worker_quiet_s = self._lease.worker_quiet_s()
         if self.has_token:
             quiet_s = min(quiet_s, worker_quiet_s)
