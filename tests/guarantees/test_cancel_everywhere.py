@@ -278,6 +278,7 @@ async def test_nothing_is_left_of_one_cancelled_in_the_queue(way: str) -> None:
                 exchange = here.chat("narrow", stream=True, max_tokens=1)
                 trying = asyncio.create_task(attempt(here, exchange, at, way))
                 await until(lambda: here.node.manager.queue_length == 1 or trying.done(), "it waits, or is over")
+                assert here.node.manager.queue_length == (not trying.done()), "who is gone does not wait"
             return await trying
 
         at = 1
