@@ -52,7 +52,7 @@ def main() -> None:
             finally:
                 task.cancel()
 
-    serving.running_node = beating  # type: ignore[assignment]
+    serving.running_node = beating  # type: ignore[assignment, attr-defined]
     cli.main()
 
 
