@@ -68,8 +68,8 @@ class LogWriter:
 
 
 def _unbuffered(stream: BinaryIO) -> BinaryIO | io.FileIO:
-    """The file below a stream. A thread that hangs in a buffered stream holds its lock, and the process dies of that
-    when it ends; the thread that hangs in the kernel holds nothing.
+    """The file below a stream. A thread that hangs in a buffered stream holds its lock, and whoever else writes there
+    hangs with it; a thread that hangs in the kernel holds nothing.
     """
     try:
         return io.FileIO(stream.fileno(), "wb", closefd=False)
