@@ -100,7 +100,6 @@ async def running_node(
         # The data plane and the control plane.
         metrics = Metrics()
         provider = LocalProvider(manager, clock, deadlines(settings))
-        stack.push_async_callback(provider.close)
         inference = Inference(
             catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
             loading=lambda: loading_names(manager),

@@ -227,4 +227,3 @@ async def data_plane(
             await serving
             with contextlib.suppress(OSError):
                 listener.close()
-            await provider.close()

@@ -17,7 +17,6 @@ from modelyard.types.model import Model
 
 from .deadlines import Deadlines
 from .ticket import Ticket
-from .worker_http import WorkerSessions
 from .worker_stream import WorkerLease, WorkerStream
 
 
@@ -39,7 +38,6 @@ class LocalProvider:
         self._leases = leases
         self._clock = clock
         self._deadlines = deadlines or Deadlines()
-        self._sessions = WorkerSessions(self._deadlines.connect_s)
 
     @asynccontextmanager
     async def answer(self, model: Model, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[WorkerStream]:
@@ -55,8 +53,7 @@ class LocalProvider:
         ) as lease:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
             ticket.phase = "prefill"
-            session = await self._sessions.of(lease.worker)
-            stream = WorkerStream(session, lease, model.name, request, ticket, self._deadlines)
+            stream = WorkerStream(lease, model.name, request, ticket, self._deadlines)
             try:
                 ticket.sent_at = self._clock.monotonic()
                 await stream.open()
@@ -67,7 +64,3 @@ class LocalProvider:
                 raise
             finally:
                 stream.close()
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._sessions.close()

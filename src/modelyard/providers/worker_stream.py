@@ -8,9 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, Self
 
-import aiohttp
-from yarl import URL
-
 from modelyard.errors import (
     N_,
     ModelUnloaded,
@@ -29,7 +26,7 @@ from .openai_wire import AnswerDecoder
 from .quiet_watch import QuietWatch
 from .ticket import Ticket
 from .upstream_errors import http_failure, shown
-from .worker_http import RunningWorker
+from .worker_http import BrokenConnection, NoConnection, RunningWorker, WorkerAnswer, post
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
 LAST_LINES_SHOWN = 5
@@ -62,25 +59,22 @@ class WorkerStream:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
         lease: WorkerLease,
         source: str,
         request: InferenceRequest,
         ticket: Ticket,
         deadlines: Deadlines,
     ) -> None:
-        self._session = session
         self._lease = lease
         self._source = source
         self._request = request
         self._ticket = ticket
-        self._exit_news_s = deadlines.exit_news_s
-        self._url = _URLS[path_of(request)]
+        self._connect_s, self._exit_news_s = deadlines.connect_s, deadlines.exit_news_s
         self._watch = QuietWatch(lease, ticket, deadlines, source)
         self._choice = 0
         self._usage: Usage | None = None
         self._decoder = AnswerDecoder(source)
-        self._response: aiohttp.ClientResponse | None = None
+        self._answer: WorkerAnswer | None = None
         lease.worker.exited.add_done_callback(self._on_exit)
 
     @property
@@ -94,23 +88,24 @@ class WorkerStream:
         body = encode_request(self._request, choice=self._choice if several else None, progress=True)
         self._watch.wait()
         try:
-            self._response = response = await self._session.post(
-                self._url, data=body, headers={"X-Request-Id": self._ticket.request_id}, allow_redirects=False
-            )
-            if response.status != 200:
-                raise http_failure(self._source, response.status, await _bounded_body(response))
-        except aiohttp.ClientError as exc:
+            self._answer = answer = await post(
+                self._lease.worker.socket, path_of(self._request), body,
+                request_id=self._ticket.request_id, connect_s=self._connect_s,
+            )  # fmt: skip
+            if answer.status != 200:
+                raise http_failure(self._source, answer.status, await _bounded_body(answer))
+        except (NoConnection, BrokenConnection) as exc:
             raise await self._lost(exc) from exc
-        if response.content_type != "text/event-stream":
+        if answer.content_type != b"text/event-stream":
             raise UpstreamInvalid(provider=self._source, problem="it is not an event stream")
 
     def close(self) -> None:
         """Stop listening; the worker stops working when it sees the closed connection."""
         self._watch.close()
         self._lease.worker.exited.remove_done_callback(self._on_exit)
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
 
     def __aiter__(self) -> Self:
         return self
@@ -119,10 +114,10 @@ class WorkerStream:
         decoder, watch = self._decoder, self._watch
         watch.wait()
         while not decoder.done:
-            assert self._response is not None, "the answer was opened"
+            assert self._answer is not None, "the answer was opened"
             try:
-                data = await self._response.content.readany()
-            except aiohttp.ClientError as exc:
+                data = await self._answer.read()
+            except BrokenConnection as exc:
                 raise await self._lost(exc) from exc
             if not data:
                 raise await self._cut()
@@ -139,8 +134,8 @@ class WorkerStream:
         return await self.__anext__()
 
     async def _next_choice(self) -> None:
-        if self._response is not None:
-            self._response.close()
+        if self._answer is not None:
+            self._answer.close()
         self._choice += 1
         self._decoder = AnswerDecoder(self._source)
         await self.open()
@@ -183,9 +178,9 @@ class WorkerStream:
         assert early is not None, "only an unfinished answer is cut"
         return early
 
-    async def _lost(self, exc: aiohttp.ClientError) -> UpstreamError:
+    async def _lost(self, exc: NoConnection | BrokenConnection) -> UpstreamError:
         await self._await_exit()
-        if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        if isinstance(exc, NoConnection):
             return UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
         return UpstreamInvalid(provider=self._source, problem="the connection broke")
 
@@ -195,9 +190,6 @@ class WorkerStream:
         await asyncio.wait((exited,), timeout=self._exit_news_s)
         if exited.done():
             raise self._crash(exited)
-
-
-_URLS = {path: URL(f"http://worker{path}") for path in ("/v1/chat/completions", "/v1/completions")}
 
 
 def _sum(before: Usage | None, now: Usage) -> Usage:
@@ -217,8 +209,8 @@ def _add(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left + right
 
 
-async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+async def _bounded_body(answer: WorkerAnswer) -> bytes:
     body = bytearray()
-    while len(body) < ERROR_BODY_BYTES_MAX and (data := await response.content.readany()):
+    while len(body) < ERROR_BODY_BYTES_MAX and (data := await answer.read()):
         body += data
     return bytes(body[:ERROR_BODY_BYTES_MAX])
