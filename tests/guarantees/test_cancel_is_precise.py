@@ -26,7 +26,7 @@ from tests.support.node import (
     until,
 )
 
-CANCELS = count(suite=300, prove=10_000)
+CANCELS = count(suite=100, prove=10_000)
 AT_ONCE = 48
 SLOTS = 16  # so that two of three wait
 TOKENS = 12

@@ -56,7 +56,7 @@ def server() -> Iterator[Server]:
 
 async def answers(session: aiohttp.ClientSession, server: Server, model: str, *, stream: bool) -> list[Answer]:
     """One answer for each of a model's offsets, in whatever order."""
-    at_once = asyncio.Semaphore(AT_ONCE)
+    at_once = asyncio.Semaphore(AT_ONCE // 2)
 
     async def one(number: int) -> Answer:
         fields: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
@@ -92,13 +92,16 @@ def is_whole(answer: Answer, number: int, *, stream: bool) -> bool:
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "plain"])
 async def test_an_answer_cut_at_any_byte_is_an_error(server: Server, stream: bool) -> None:
     async with client() as session:
-        for model, offsets in CUTS.items():
-            received = await answers(session, server, model, stream=stream)
-            whole = sum(is_whole(answer, number, stream=stream) for number, answer in enumerate(received))
+        # What a worker sends is the same for both: in the suite the plain answers are cut where it matters most.
+        models = list(CUTS) if stream or PROVE else ["cut-else", f"cut-at-{len(BOUNDARIES) - 3}"]
+        received = await asyncio.gather(*(answers(session, server, model, stream=stream) for model in models))
+        for model, found in zip(models, received, strict=True):
+            whole = sum(is_whole(answer, number, stream=stream) for number, answer in enumerate(found))
 
+            offsets = CUTS[model]
             assert whole <= sum(at >= WHOLE - len(b"\n") for at in offsets), f"{model}: an answer was made up"
             assert whole >= sum(at >= WHOLE + TIMINGS_BYTES for at in offsets), f"{model}: an answer was lost"
-            # A worker begins its offsets anew, and its memory is free for the next.
+            # The next worker begins its offsets anew.
             await fetch(session, server, f"/admin/models/{model}/unload", "POST", json={})
 
 

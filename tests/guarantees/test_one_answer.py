@@ -20,10 +20,10 @@ import pytest
 from tests.support.counts import PROVE, count, tell
 from tests.support.node import Answer, Server, ask, client, echo, fetch, serving, tagged, until
 
-REQUESTS = count(suite=400, prove=20_000)
+REQUESTS = count(suite=250, prove=20_000)
 AT_ONCE = 48
 STEADY = 4
-CRASHING = count(suite=6, prove=200)  # each crashes a few times, then is refused as a crash loop
+CRASHING = count(suite=4, prove=200)  # each crashes a few times, then is refused as a crash loop
 CUT = 3
 TOKENS_MAX = 24
 LEAVING_SHARE = 0.1

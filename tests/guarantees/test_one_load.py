@@ -19,8 +19,8 @@ FIRST_REQUESTS = count(suite=100, prove=500)
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     models: dict[str, Any] = {
-        "slow": {"load_s": 2, "slots": 16},
-        "broken": {"load_s": 2, "slots": 16, "fail_load": "the weights are made of cheese"},
+        "slow": {"load_s": 1, "slots": 16},
+        "broken": {"load_s": 1, "slots": 16, "fail_load": "the weights are made of cheese"},
         # So large that a load nobody waits for would be given up.
         "shared": {"load_s": 2, "slots": 2, "footprint_bytes": 4 * 1024**3},
     }
@@ -44,7 +44,7 @@ async def test_many_first_requests_cause_one_load(server: Server) -> None:
         found = await resident(session, server, "slow")
         assert found is not None
         assert [one.pid for one in server.workers() if one.pid == found["pid"]] == [found["pid"]]
-        assert len([one for one in server.workers() if '"load_s": 2' in " ".join(one.cmdline())]) == 1
+        assert len([one for one in server.workers() if '"load_s": 1.0' in " ".join(one.cmdline())]) == 1
 
 
 async def test_everybody_gets_the_cause_of_a_load_that_failed(server: Server) -> None:

@@ -17,8 +17,8 @@ from tests.support.counts import count
 from tests.support.node import Answer, Server, ask, client, echo, fetch, resident, serving, tagged, until
 
 STREAMS = 32
-SURVIVOR_TOKENS = 60
-KILLS = count(suite=2, prove=200)
+SURVIVOR_TOKENS = 40
+KILLS = count(suite=1, prove=200)
 KILLS_PER_MODEL = 4  # a fifth in ten minutes is a crash loop
 SLOW: dict[str, Any] = {"slots": STREAMS, "tokens_per_s": 20}
 
