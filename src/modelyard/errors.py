@@ -268,7 +268,7 @@ class LoadFailed(Unavailable):
 
     code = "model_load_failed"
     text = N_("{model} could not be loaded: {problem}")
-    hints = (N_("The worker's last lines are in `modelyard show {model}` and the server's log."),)
+    hints = (N_("`modelyard show {model}` says how it is started; the worker's last lines are in the server's log."),)
 
 
 class LoadStalled(LoadFailed):

@@ -12,7 +12,15 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, Self
 
 from modelyard.clock import Clock
-from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, RequestCancelled, YardError
+from modelyard.errors import (
+    CapabilityMissing,
+    ContextLengthExceeded,
+    LoadFailed,
+    ModelNotAllowed,
+    RequestCancelled,
+    UpstreamError,
+    YardError,
+)
 from modelyard.providers.base import ChunkStream, Provider
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, ImagePart, InferenceRequest, Usage
@@ -69,6 +77,8 @@ class Inference:
                 yield ticket
         except BaseException as exc:
             error = exc
+            if isinstance(exc, LoadFailed | UpstreamError) and ticket.engine:
+                exc.fields.setdefault("engine", ticket.engine)
             raise
         finally:
             del self._in_flight[ticket.id]
@@ -78,7 +88,7 @@ class Inference:
     async def open(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[ChunkStream]:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
         model = self._catalog.resolve(request.model)
-        ticket.model = model.name
+        ticket.model, ticket.engine = model.name, model.engine
         if not caller.may_use(model.name):
             raise ModelNotAllowed(model=model.name)
         check_possible(model, request)

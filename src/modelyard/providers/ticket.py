@@ -21,7 +21,7 @@ class Ticket:
     """What is known of one request between its first and its last byte."""
 
     __slots__ = (
-        "_error", "_task", "answered_at", "caller_id", "finish", "first_token_at", "id", "load_s", "model",
+        "_error", "_task", "answered_at", "caller_id", "engine", "finish", "first_token_at", "id", "load_s", "model",
         "output_chunks", "phase", "provider", "queue_s", "request_id", "route", "sent_at", "started_at", "streamed",
         "usage",
     )  # fmt: skip
@@ -35,6 +35,7 @@ class Ticket:
         self.phase: Phase = "received"
         self.streamed = False
         self.model = ""  # canonical, once resolved
+        self.engine = ""  # the model's
         self.provider = ""
         self.queue_s: float | None = None
         self.load_s: float | None = None
