@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the error tree: `python -m tools.errors_page > docs/errors.md`. A test compares the two."""
+"""Writes docs/errors.md from the error tree: `python -m tools.errors_page > docs/errors.md`. A test compares them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Every error has a code that does not change, a sentence for people, and what to 
            "request_id": "req-f25be28923dd97ea4dc12ffd"}}
 ```
 
-`param` is the member of the request that is at fault, or null. `backend` is the engine that failed, where that is known.
-`/admin` says the same as `application/problem+json`, see [the API](api.md#errors). Quote `request_id` when you look for a
-request in the server's log. `message` and `suggestions` follow `Accept-Language`; everything else is the same in every
-language.
+`param` is the member of the request that is at fault, or null. `backend` is the engine that failed to load a model or
+to answer, else null. `/admin` says the same as `application/problem+json`, see [the API](api.md#errors). Look for
+`request_id` in the server's log. `message` and `suggestions` are for people, and their wording may change; write programs
+against `code`.
 
 **Trying again.** The column *again* says what the header `x-should-retry` says: *yes* comes with `Retry-After` in whole
-seconds and `retry-after-ms`; *no* means the same request fails in the same way. Without an entry the header is not sent, and
-the client's own rule for the status counts.
+seconds and `retry-after-ms`; *no* means the same request fails in the same way. Without an entry the header is not
+sent, and the client's own rule for the status counts.
 
 **In a stream** that has begun the status is 200 already: the error is the last frame, and no `[DONE]` follows.
 
