@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,14 @@ def test_files_named_on_the_architecture_page_exist() -> None:
     for word in code_words(prose(read("docs/architecture.md"))):
         if re.fullmatch(r"[\w/]+\.(py|md)|[\w/]+/", word):
             assert (ROOT / word).exists() or (ROOT / "src" / "modelyard" / word).exists(), word
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    wanted = {re.split(r"[>=<~!\[]", line)[0] for line in project["dependencies"]}
+    reasons = {re.sub(r"\[.*\]", "", cells[0]) for cells in rows(read("docs/decisions/0001-dependencies.md"))}
+
+    assert reasons - {"package"} == wanted
 
 
 def test_decisions_are_short_and_all_on_the_architecture_page() -> None:

@@ -26,8 +26,8 @@ Every error has a code that does not change, a sentence for people, and what to 
 
 `param` is the member of the request that is at fault, or null. `backend` is the engine that failed to load a model or
 to answer, else null. `/admin` says the same as `application/problem+json`, see [the API](api.md#errors). Look for
-`request_id` in the server's log. `message` and `suggestions` are for people, and their wording may change; write programs
-against `code`.
+`request_id` in the server's log. `message` and `suggestions` are for people, and their wording may change; programs
+look at `code`.
 
 **Trying again.** The column *again* says what the header `x-should-retry` says: *yes* comes with `Retry-After` in whole
 seconds and `retry-after-ms`; *no* means the same request fails in the same way. Without an entry the header is not
