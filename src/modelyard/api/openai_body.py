@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-MESSAGES_MAX = 4096
+MESSAGES_MAX = 2048  # llama.cpp's templates take seconds for more
 PARTS_MAX = 1024
 CHOICES_MAX = 8
 TOOLS_MAX = 256
@@ -28,7 +28,7 @@ Ratio = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Factor = Annotated[float, Meta(ge=0, le=10)]
 TopK = Annotated[int, Meta(ge=0, le=1_000_000)]
-LastTokens = Annotated[int, Meta(ge=-1, le=1_000_000)]
+LastTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
@@ -53,7 +53,7 @@ class Common(msgspec.Struct):
     top_k: TopK | None = None
     min_p: Ratio | None = None
     typical_p: Ratio | None = None
-    repeat_penalty: Factor | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     repeat_last_n: LastTokens | None = None
     dynatemp_range: Factor | None = None
     dynatemp_exponent: Factor | None = None
@@ -68,7 +68,7 @@ class Common(msgspec.Struct):
     dry_penalty_last_n: LastTokens | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
-    grammar: Annotated[str, Meta(max_length=65_536)] | None = None
+    grammar: str | None = None  # named only to be refused
     # A caller never chooses where a request goes or with which credentials.
     api_base: Raw | UnsetType = UNSET
     api_key: Raw | UnsetType = UNSET
@@ -91,7 +91,7 @@ OPTIONS = (
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logit_bias", "top_k", "min_p",
     "typical_p", "repeat_penalty", "repeat_last_n", "dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau",
     "mirostat_eta", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "dry_allowed_length",
-    "dry_penalty_last_n", "ignore_eos", "cache_prompt", "grammar",
+    "dry_penalty_last_n", "ignore_eos", "cache_prompt",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from modelyard.errors import N_, BadRequest
 from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, TextPart, Tool, ToolCall
 from modelyard.units import parse_duration
 
-from .bodies import check_nesting, decode_body, invalid
+from .bodies import decode_body, invalid
 from .openai_body import (
     ASSUMED_NAME,
     OPTIONS,
@@ -30,9 +30,9 @@ from .openai_body import (
     ToolBody,
     ToolCallBody,
 )
+from .schemas import SchemaCheck
 
 PROMPT_TOKENS_MAX = 500_000
-SCHEMA_ITEMS_MAX = 20_000
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
 _option_values = attrgetter(*OPTIONS)
 _refused_values = attrgetter(*REFUSED)
@@ -56,6 +56,7 @@ def read_chat(data: bytes) -> Asked:
     """The body of a chat completion."""
     body = decode_body(data, _chat)
     options = _options(body)
+    schemas = SchemaCheck()
     if body.functions is not UNSET:
         raise invalid("functions", "it is replaced by tools")
     if body.modalities is not None and body.modalities != ["text"]:
@@ -72,10 +73,10 @@ def read_chat(data: bytes) -> Asked:
         model=body.model,
         messages=tuple([_message(message, at) for at, message in enumerate(body.messages)]),
         choices=body.n or 1,
-        tools=tuple([_tool(tool, at) for at, tool in enumerate(body.tools)]) if body.tools else (),
+        tools=_tools(body.tools, schemas) if body.tools else (),
         tool_choice=_tool_choice(body),
         parallel_tool_calls=body.parallel_tool_calls,
-        response_format=_response_format(body.response_format) if body.response_format else None,
+        response_format=_response_format(body.response_format, schemas) if body.response_format else None,
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
         stop=_stops(body.stop),
         options=options,
@@ -121,6 +122,9 @@ def _options(body: Common) -> dict[str, object]:
         raise BadRequest(
             N_("{where} cannot be set by a request: the server decides where it goes."), param=name, where=name
         )
+    if body.grammar:
+        # A few bytes of grammar end llama.cpp, or keep it busy for ever; a schema can be checked.
+        raise invalid("grammar", "grammars are not taken; response_format takes a JSON schema")
     return {name: value for name, value in zip(OPTIONS, _option_values(body), strict=True) if value is not None}
 
 
@@ -170,10 +174,16 @@ def _tool_call(body: ToolCallBody) -> ToolCall:
     )
 
 
-def _tool(body: ToolBody, at: int) -> Tool:
+def _tools(bodies: list[ToolBody], schemas: SchemaCheck) -> tuple[Tool, ...]:
+    if len({body.function.name for body in bodies}) < len(bodies):
+        raise invalid("tools", "two functions have the same name")
+    return tuple([_tool(body, at, schemas) for at, body in enumerate(bodies)])
+
+
+def _tool(body: ToolBody, at: int, schemas: SchemaCheck) -> Tool:
     function = body.function
     if function.parameters:
-        check_nesting(function.parameters, f"tools[{at}].function.parameters", SCHEMA_ITEMS_MAX)
+        schemas.check(function.parameters, f"tools[{at}].function.parameters")
     return Tool(function.name, function.description, function.parameters, function.strict)
 
 
@@ -187,7 +197,7 @@ def _tool_choice(body: ChatBody) -> str | None:
     return f"function:{name}"
 
 
-def _response_format(body: FormatBody) -> ResponseFormat:
+def _response_format(body: FormatBody, schemas: SchemaCheck) -> ResponseFormat:
     schema, name = body.schema, ASSUMED_NAME
     if body.json_schema is not None:
         schema, name = body.json_schema.schema, body.json_schema.name
@@ -197,7 +207,7 @@ def _response_format(body: FormatBody) -> ResponseFormat:
         raise invalid("response_format.json_schema", "it is required with this type")
     if schema is None:
         return ResponseFormat("json")
-    check_nesting(schema, "response_format.json_schema.schema", SCHEMA_ITEMS_MAX)
+    schemas.check(schema, "response_format.json_schema.schema")
     return ResponseFormat("json_schema", schema, name)
 
 

@@ -15,6 +15,8 @@ from modelyard.errors import N_, BadRequest, CapabilityMissing, ContextLengthExc
 
 TEXT_CHARS_MAX = 300
 _PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
+# What llama.cpp answers with 500 although the request is at fault.
+_OUR_CALLERS = ("Failed to parse tool call arguments", "got exception: Unexpected empty grammar stack")
 _TWO_NUMBERS = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
 
 
@@ -43,7 +45,7 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return _too_long(source, details, text)
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
         return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
-    if status in (400, 413, 422):
+    if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):
         return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or "no reason given")
     return UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
 
