@@ -7,7 +7,6 @@ worker's connection is closed after its answer, because closing is how a worker 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from pathlib import Path
 from typing import Protocol
 
@@ -81,7 +80,8 @@ class WorkerAnswer(asyncio.Protocol):
         self.content_type = b""  # in lower case, without parameters
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._pieces: deque[bytes] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
         self._unread_bytes = 0
         self._head_bytes = 0
         self._has_head = self._has_ended = self._is_paused = False
@@ -103,13 +103,12 @@ class WorkerAnswer(asyncio.Protocol):
             if self._has_ended:
                 return b""
             await self._wait()
-        data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        pieces, self._pieces = self._pieces, []
         self._unread_bytes = 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
-        return data
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def send(self, data: bytes) -> None:
         assert self._transport is not None, "it was connected"
@@ -122,12 +121,9 @@ class WorkerAnswer(asyncio.Protocol):
             self._transport = None
         self._parser = None  # it and we hold each other
 
-    async def _wait(self) -> None:
-        self._news = asyncio.get_running_loop().create_future()
-        try:
-            await self._news
-        finally:
-            self._news = None
+    def _wait(self) -> asyncio.Future[None]:
+        self._news = news = self._loop.create_future()
+        return news
 
     def _tell(self) -> None:
         if self._news is not None and not self._news.done():
