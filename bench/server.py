@@ -14,10 +14,11 @@ import uvloop
 
 from modelyard.api.http_protocol import listen
 from modelyard.api.server import YardServer
-from modelyard.compose import running_node
+from modelyard.compose import Node, running_node
 from modelyard.config.settings import LoadedSettings, load_settings
 from modelyard.errors import ShuttingDown
 from modelyard.logs import logging_to
+from modelyard.serving import spare_garbage_collector
 
 from .upstream import StaticEngine, static_model
 
@@ -31,10 +32,15 @@ async def serve(loaded: LoadedSettings, folder: Path) -> None:
             drain_s=1,
             on_stopping=node.operations.begin_drain,
             interrupt_all=lambda: node.inference.interrupt_all(ShuttingDown()),
-            on_started=node.operations.mark_started,
+            on_started=lambda: _started(node),
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
         await server.serve(listen(loaded.settings.server.host, loaded.settings.server.port))
+
+
+def _started(node: Node) -> None:
+    spare_garbage_collector()
+    node.operations.mark_started()
 
 
 def main(config: str, folder: str, log: str) -> None:
