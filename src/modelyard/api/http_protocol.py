@@ -7,7 +7,6 @@ two servers could read in two ways, a missing or second Host, targets that are n
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from typing import ClassVar
 
@@ -15,20 +14,21 @@ import httptools
 import orjson
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelyard.errors import N_, BadRequest, ConfigError, RequestTimeout, RequestTooLarge, YardError
 
+from .framing import framing_problem
 from .problems import error_body, status_of
 from .security import new_request_id
+from .slow_readers import ReaderWatch
 
 SEND_BUFFER_BYTES = 64 * 1024
 BACKLOG_MAX = 2048
 KEEP_ALIVE_S = 30
 CLOSE = (b"connection", b"close")  # among the default headers of a server that stops
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-_TARGET = re.compile(rb"/[\x21-\x7e]*")
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -39,6 +39,7 @@ class HttpProtocol(HttpToolsProtocol):
     URL_BYTES_MAX: ClassVar[int] = 8 * 1024
     HEAD_S: ClassVar[float] = 10.0  # from the first moment a request could come until its head is complete
     BODY_IDLE_S: ClassVar[float] = 30.0  # silence inside a body
+    BLOCKED_S: ClassVar[float] = 30.0  # a reader that takes nothing for so long is gone or as good as gone
     LAST_REQUEST_S: ClassVar[float] = 1.0  # for one already on its way when the server stops
     UNREAD_BODY_BYTES_MAX: ClassVar[int] = 1024 * 1024  # sent on after the answer: then we hang up
 
@@ -55,8 +56,13 @@ class HttpProtocol(HttpToolsProtocol):
     _refusal_status: int | None = None
     _timer: asyncio.TimerHandle | None = None
 
+    # ---- state of the answer that is going out ----
+    _answering: RequestResponseCycle | None = None  # `cycle` is the request read last, which may wait behind it
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # what the kernel does not take at once is a reader that is behind
+        self._reader = ReaderWatch(transport, self.loop, self.BLOCKED_S, transport.abort)
         is_stopping = CLOSE in self.server_state.default_headers
         self._timer = self.loop.call_later(self.LAST_REQUEST_S if is_stopping else self.HEAD_S, self._too_slow)
 
@@ -71,8 +77,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._reader.end()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader.begin()
+
+    def resume_writing(self) -> None:
+        self._reader.end()
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
@@ -102,6 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["reader"] = self._reader
         self._in_head = True
         self._head_bytes = self._unread_bytes = self._fields_bytes = self._fields_count = 0
 
@@ -121,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        problem = _framing_problem(self.parser.get_http_version(), self.url, self.headers)
+        problem = framing_problem(self.parser.get_http_version(), self.url, self.headers)
         if problem is not None:
             self._stop(BadRequest(problem))
         self._in_body = True
@@ -224,33 +247,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _framing_problem(version: str, url: bytes, headers: list[tuple[bytes, bytes]]) -> str | None:
-    """What about a head could be read in two ways; None if nothing."""
-    if version not in ("1.1", "1.0"):
-        return N_("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-    if not _TARGET.fullmatch(url):
-        return N_("The request target must be a path.")
-    hosts = lengths = encodings = upgrades = 0
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"content-length":
-            lengths += 1
-            if not _DIGITS.fullmatch(value):
-                return N_("Content-Length must be a number.")
-        elif name == b"transfer-encoding":
-            encodings += 1
-            if value.lower() != b"chunked" or version == "1.0":
-                return N_("The only transfer encoding is chunked, in HTTP/1.1.")
-        elif name == b"upgrade":
-            upgrades = 1
-    if hosts != 1:
-        return N_("The request needs exactly one Host header.")
-    if lengths + encodings > 1 or encodings + upgrades > 1:
-        return N_("The length of the body must be told once, in one way.")
-    return None
 
 
 def _answer(error: YardError, status: int) -> bytes:

@@ -107,7 +107,7 @@ class Exchange(Response):
                 del data  # else it stays until the last token
                 ticket.streamed = asked.stream
                 answer = self._stream if asked.stream else self._whole
-                with caller_watched(receive, ticket):
+                with caller_watched(receive, ticket, state.get("reader")):
                     await answer(asked, ticket, send)
         except ClientClosed:
             return  # nobody is there to be told
@@ -129,6 +129,7 @@ class Exchange(Response):
             lambda: [*HEADERS, *self._facts(ticket)],
             keepalive_s=endpoints.keepalive_s,
             blocked_s=endpoints.blocked_s,
+            reader=self._request.scope["state"].get("reader"),
         )
         frames = self._format.frames(self._new_id(), self._now(), asked.request.model, asked.include_usage)
         async with endpoints.inference.open(self._caller, asked.request, ticket) as stream:

@@ -16,6 +16,8 @@ from starlette.types import Receive, Send
 from modelyard.errors import N_, ClientClosed
 from modelyard.providers.ticket import Ticket
 
+from .slow_readers import ReaderWatch
+
 KEEPALIVE_S = 10.0
 BLOCKED_S = 30.0  # a reader that takes nothing for so long is gone or as good as gone
 KEEPALIVE = b": keepalive\n\n"
@@ -29,27 +31,34 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 
 @contextmanager
-def caller_watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
-    """Interrupt the ticket as soon as its caller hangs up, whatever it waits for."""
-    watcher = asyncio.get_running_loop().create_task(_watch(receive, ticket))
+def caller_watched(receive: Receive, ticket: Ticket, reader: ReaderWatch | None = None) -> Iterator[None]:
+    """Interrupt the ticket as soon as its caller hangs up, or is hung up on, whatever it waits for."""
+    watcher = asyncio.get_running_loop().create_task(_watch(receive, ticket, reader))
     try:
         yield
     finally:
         watcher.cancel()
 
 
-async def _watch(receive: Receive, ticket: Ticket) -> None:
+async def _watch(receive: Receive, ticket: Ticket, reader: ReaderWatch | None) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    ticket.interrupt(ClientClosed())
+    ticket.interrupt(_stopped_reading() if reader is not None and reader.is_stuck else ClientClosed())
+
+
+def _stopped_reading() -> ClientClosed:
+    return ClientClosed(N_("The client stopped reading."))
 
 
 class EventWriter:
-    """The body of one streamed answer. `write` and `finish` by the task that answers; silence is filled by itself."""
+    """The body of one streamed answer. `write` and `finish` by the task that answers; silence is filled by itself.
+
+    A connection with a `reader` judges for itself who is too slow; else `blocked_s` without a send is too slow.
+    """
 
     __slots__ = (
-        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_send", "_sending_since",
-        "_silence", "_ticket", "_timer", "started",
+        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_reader", "_send",
+        "_sending_since", "_silence", "_ticket", "_timer", "started",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +69,7 @@ class EventWriter:
         *,
         keepalive_s: float = KEEPALIVE_S,
         blocked_s: float = BLOCKED_S,
+        reader: ReaderWatch | None = None,
     ) -> None:
         self.started = False  # True once the status can no longer be changed
         self._send = send
@@ -67,6 +77,7 @@ class EventWriter:
         self._headers = headers
         self._keepalive_s = keepalive_s
         self._blocked_s = blocked_s
+        self._reader = reader
         self._loop = asyncio.get_running_loop()
         self._last_sent_at = self._loop.time()
         self._sending_since: float | None = None
@@ -105,10 +116,12 @@ class EventWriter:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if self._sending_since is not None:
+        if self._sending_since is not None and self._reader is not None:
+            left_s = self._keepalive_s
+        elif self._sending_since is not None:
             left_s = self._sending_since + self._blocked_s - now
             if left_s <= 0:
-                self._ticket.interrupt(ClientClosed(N_("The client stopped reading.")))
+                self._ticket.interrupt(_stopped_reading())
                 return
         else:
             left_s = self._last_sent_at + self._keepalive_s - now

@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import ShuttingDown, YardError
+from modelyard.errors import ClientClosed, ShuttingDown, YardError
 from modelyard.providers.ticket import Ticket
 
 from .metrics import Metrics
@@ -51,6 +51,8 @@ class Usage:
             "first_token_s": first_token_s,
             "took_s": took_s,
         }
+        if isinstance(error, ClientClosed):
+            fields["reason"] = str(error)
         if code == "internal":
             self._log.error("request.finished", exc_info=error, **fields)
         else:
