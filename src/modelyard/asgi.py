@@ -40,7 +40,7 @@ class NodeApp:
                 node = await stack.enter_async_context(running_node(self._loaded))
             except Exception as failure:
                 await send({"type": "lifespan.startup.failed", "message": str(failure)})
-                return
+                raise  # servers go by the message, test clients by this
             self._app = node.app
             node.operations.mark_started()
             await send({"type": "lifespan.startup.complete"})

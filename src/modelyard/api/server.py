@@ -26,12 +26,12 @@ def inherited(fd: int) -> list[socket.socket]:
     """The listening socket that whoever started us hands on. Two servers that share one refuse no connection."""
     try:
         listener = socket.socket(fileno=fd)
-        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise OSError("it is not a listening socket")
-        if listener.family not in (socket.AF_INET, socket.AF_INET6):
-            raise OSError("it is not a TCP socket")
     except OSError as error:
         raise ConfigError(where="server.fd", problem=f"{fd}: {error.strerror or error}") from error
+    is_tcp = listener.family in (socket.AF_INET, socket.AF_INET6)
+    if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.close()
+        raise ConfigError(where="server.fd", problem=f"{fd}: it is not a listening TCP socket")
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     listener.setblocking(False)
     return [listener]
