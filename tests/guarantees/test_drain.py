@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.support.counts import count
 from tests.support.node import (
@@ -147,24 +146,6 @@ async def test_at_the_drain_limit_whatever_runs_or_waits_ends_with_an_error() ->
         assert not any(worker.is_running() for worker in workers)
         outcomes = [each["code"] for each in server.log_events() if each.get("event") == "request.finished"]
         assert outcomes == ["shutting_down"] * 4
-
-
-@pytest.mark.parametrize("has_asked_before", [False, True], ids=["new", "kept alive"])
-async def test_a_connection_that_has_asked_nothing_yet_gets_a_moment(has_asked_before: bool) -> None:
-    async with running(echo(a={})) as server, line_to(server) as line:
-        request = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
-        if has_asked_before:
-            await line.say(f"{request}\r\n")
-        await line.say(request)  # its last line is still to come
-        server.signal(signal.SIGTERM)
-        await until(lambda: is_refused(server), "the listener is closed")
-        await line.say("\r\n")
-
-        replies = await line.everything()
-
-        assert replies.count("HTTP/1.1 200 OK") == 1 + has_asked_before
-        assert replies.lower().count("connection: close") == 1
-        assert await stopped(server) == 143
 
 
 class Load:

@@ -36,7 +36,7 @@ from tests.support.node import (
 )
 
 BLOCK_S_MAX = 0.25
-MODELS = 2000
+MODELS = count(suite=500, prove=2000)
 STREAMS = 200
 ROUNDS = count(suite=2, prove=10)
 MIB = 1024**2
@@ -100,7 +100,7 @@ def part(values: list[float], share: float) -> float:
 
 
 def many_models(folder: Path) -> Path:
-    """Two thousand names of one small file."""
+    """Very many names of one small file."""
     models = folder / "models"
     models.mkdir()
     first = write_tiny_llama(models / "model-0.gguf")
