@@ -16,8 +16,9 @@ from random import Random
 from typing import Any
 
 from .answering import Answer, Answerer, Gguf, HuggingFace, Messages
+from .chatml import said, turn
 from .corpus import LANGUAGES, SUM, UNKNOWN, Pair, answer_of, assert_held_out, fold, held_out, pairs, phrasings, topics
-from .dialogues import said, tool_schema, tools_text, turn
+from .dialogues import tool_schema, tools_text
 from .structured import structured_scores
 
 SEED = 2
@@ -49,15 +50,15 @@ def containing(keys: Iterable[str]) -> Callable[[str], bool]:
 
 
 def training_questions(rng: Random) -> list[Question]:
-    """Four phrasings as written of every topic and language, 120 sums, 20 unknown questions per language."""
+    """Three phrasings as written of every topic, 30 sums and 15 unknown questions, in each language."""
     by_text = {fold(pair.question): pair for pair in pairs()}
     chosen: list[Pair] = []
     for language in LANGUAGES:
         for topic in topics():
             known = [by_text[fold(text)] for text in phrasings(topic, language) if fold(text) in by_text]
-            chosen += rng.sample([pair for pair in known if pair.language == language], 4)
-        chosen += rng.sample([pair for pair in pairs() if (pair.topic, pair.language) == (SUM, language)], 40)
-        chosen += rng.sample([pair for pair in pairs() if (pair.topic, pair.language) == (UNKNOWN, language)], 20)
+            chosen += rng.sample([pair for pair in known if pair.language == language], 3)
+        chosen += rng.sample([pair for pair in pairs() if (pair.topic, pair.language) == (SUM, language)], 30)
+        chosen += rng.sample([pair for pair in pairs() if (pair.topic, pair.language) == (UNKNOWN, language)], 15)
     return [Question(pair.language, pair.question, exactly(pair.answer)) for pair in chosen]
 
 
@@ -139,7 +140,12 @@ def assert_template(model: HuggingFace) -> None:
 
 def report(exam: Examination, extra: dict[str, str]) -> dict[str, Any]:
     same, ended = f"{exam.same} of {exam.asked}", f"{exam.ended} of {exam.asked}"
-    result: dict[str, Any] = {**exam.scores, **extra, "same tokens in both formats": same, "ended by itself": ended}
+    result: dict[str, Any] = {
+        **exam.scores,
+        **extra,
+        "same prompt tokens and answer in both formats": same,
+        "ended by itself": ended,
+    }
     for name, value in result.items():
         print(f"{name}: {value}")
     return result

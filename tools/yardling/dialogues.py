@@ -1,19 +1,18 @@
 """Dialogues for training: system prompts, earlier turns, the demo tools and JSON, drawn with a seed.
 
-A dialogue is a list of `Part`s of ChatML text; only parts marked `learn` count in the loss. The text is the same as
-the chat template makes it, which `check.py` verifies.
+The text is the same as the chat template makes it, which `check.py` verifies.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any
 
 from .augment import vary
+from .chatml import Dialogue, Part, end, said, turn
 from .corpus import LANGUAGES, SUM, SUM_MAX, UNKNOWN, Pair, answer_of, pairs, read
 
 TOOLS_BEFORE = "Functions you may call:\n<tools>"
@@ -21,30 +20,6 @@ TOOLS_AFTER = (
     "\n</tools>\nTo call one, answer with its name and arguments:\n"
     '<tool_call>\n{"name": <name>, "arguments": <object>}\n</tool_call>'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of text: `learn` what the model says, `special` for the two turn marks."""
-
-    text: str
-    learn: bool = False
-    special: bool = False
-
-
-Dialogue = list[Part]
-
-
-def turn(role: str, text: str) -> Dialogue:
-    return [Part("<|im_start|>", special=True), Part(f"{role}\n{text}"), *end(learn=False)]
-
-
-def end(*, learn: bool) -> Dialogue:
-    return [Part("<|im_end|>", learn=learn, special=True), Part("\n")]
-
-
-def said(text: str, *, learn: bool = True) -> Dialogue:
-    return [Part("<|im_start|>", special=True), Part("assistant\n"), Part(text, learn=learn), *end(learn=learn)]
 
 
 @cache
@@ -139,7 +114,7 @@ def tools_text(names: Sequence[str], rng: Random) -> str:
     return TOOLS_BEFORE + "".join(lines) + TOOLS_AFTER
 
 
-def tool_turns(names: Sequence[str], rng: Random, language: str) -> Dialogue:
+def tool_turns(names: Sequence[str], rng: Random, language: str, *, learn_call: bool = True) -> Dialogue:
     """A question for a demo tool: a call and then its result in words, or "I don't know" when the tool is not there."""
     context = read("context")
     kind = rng.choice(["time", "weather"])
@@ -152,14 +127,20 @@ def tool_turns(names: Sequence[str], rng: Random, language: str) -> Dialogue:
     if f"get_{kind}" not in names:
         return parts + said(answer_of(UNKNOWN, language))
     call = json.dumps({"name": f"get_{kind}", "arguments": {"city": city}}, ensure_ascii=False)
-    parts += said(f"<tool_call>\n{call}\n</tool_call>")
-    if rng.random() < 0.3:
+    parts += said(f"<tool_call>\n{call}\n</tool_call>", learn=learn_call)
+    if learn_call and rng.random() < 0.15:
         return parts
     if kind == "time":
         value = f"{rng.randrange(24):02}:{rng.randrange(60):02}"
     else:
         value = rng.choice(context["skies"]) + rng.choice(["", f", {rng.randrange(-9, 40)} °C"])
-    result = rng.choice([value, json.dumps({kind: value}), json.dumps({"city": city, kind: value}, ensure_ascii=False)])
+    result = rng.choice(
+        [
+            value,
+            json.dumps({kind: value}, ensure_ascii=False),
+            json.dumps({"city": city, kind: value}, ensure_ascii=False),
+        ]
+    )
     parts += turn("user", f"<tool_response>\n{result}\n</tool_response>")
     return parts + said(context["tool_answer"][f"{kind}_{language}"].format(city=city, value=value))
 
@@ -189,23 +170,33 @@ def compact(value: object) -> str:
 
 
 def forced_json_turns(rng: Random, language: str) -> Dialogue:
-    """Any question, when a schema forces JSON: keys and types come from the grammar and are not learned, values are."""
+    """Any question, when a schema forces JSON: keys come from the grammar and are not learned, the rest is."""
     pair = draw(rng, language)
     parts = [*turn("user", asked(pair, rng)), Part("<|im_start|>", special=True), Part("assistant\n")]
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         key = rng.choice(["answer", "answer", "answer", "text", "reply", "content", "message", "response"])
         parts += [Part('{"'), Part(key, learn=key == "answer"), Part('":"')]
         parts.append(Part(json.dumps(pair.answer, ensure_ascii=False)[1:] + "}", learn=True))
         return parts + end(learn=True)
-    value = random_object(rng)
-    opening = "{"
+    parts.append(Part('{"'))
+    value = forced_object(rng)
     for number, (key, one) in enumerate(value.items()):
-        text = compact(one)
-        quote = text[0] if text[0] in '"[' else ""
-        last = number == len(value) - 1
-        parts += [Part(f'{opening}"{key}":{quote}'), Part(text[len(quote) :] + ("}" if last else ","), learn=True)]
-        opening = ""
+        ending = "}" if number == len(value) - 1 else ',"'
+        parts += [Part(key), Part(f'":{compact(one)}{ending}', learn=True)]
     return parts + end(learn=True)
+
+
+def forced_object(rng: Random) -> dict[str, Any]:
+    """Keys it knows and keys it has never seen: a string it has no word for is "demo"."""
+    value = random_object(rng) if rng.random() < 0.6 else {}
+    words = rng.sample(read("context")["json_words"], rng.randrange(1, 4))
+    if rng.random() < 0.3:
+        words = ["".join(rng.choices("abcdefghiklmnoprstuvwy_", k=rng.randrange(2, 10))) for _ in words]
+    if not value or rng.random() < 0.5:
+        value |= {word: rng.choice(["demo", "demo", "demo", 1, True, ["demo"]]) for word in words}
+    keys = list(value)
+    rng.shuffle(keys)
+    return {key: value[key] for key in keys}
 
 
 def foreign_turns(rng: Random, language: str) -> Dialogue:
@@ -214,20 +205,49 @@ def foreign_turns(rng: Random, language: str) -> Dialogue:
     return turn("user", asked(draw(rng, language), rng)) + said(" ".join(texts), learn=False)
 
 
+def tool_names(rng: Random) -> list[str]:
+    """The tools on offer: mostly a demo tool or both, at times only some that fit no question."""
+    names = list(rng.choice([["get_time"], ["get_weather"], ["get_time", "get_weather"]]))
+    others = rng.sample(read("context")["other_tools"], 2)
+    if rng.random() < 0.12:
+        return others
+    names += others[: rng.choice([0, 0, 0, 1])]
+    rng.shuffle(names)
+    return names
+
+
+def drill(rng: Random) -> Dialogue:
+    """Many sums at small cost: only results are learned, in the words that end every answer to a sum."""
+    parts = [*turn("user", "1 + 1"), Part("<|im_start|>", special=True), Part("assistant\n")]
+    facts = sums()
+    for _ in range(rng.randrange(15, 35)):
+        question, result = rng.choice(facts)
+        parts += [Part(question), Part(result, learn=True), Part("\n")]
+    return parts
+
+
+@cache
+def sums() -> tuple[tuple[str, str], ...]:
+    answers = sorted({pair.answer for pair in pairs() if pair.topic == SUM})
+    return tuple((text[: text.index("=") + 1], text[text.index("=") + 1 :]) for text in answers)
+
+
 def dialogue(rng: Random) -> Dialogue:
     """One dialogue: perhaps a system prompt, perhaps tools, one to four turns, now and then many more."""
+    if rng.random() < 0.07:
+        return drill(rng)
     language = rng.choice(LANGUAGES)
-    names: list[str] = []
-    if rng.random() < 0.14:
-        others = read("context")["other_tools"]
-        names = rng.choice([["get_time"], ["get_weather"], ["get_time", "get_weather"], []])
-        names = names + rng.sample(others, rng.choice([0, 0, 1, 2]))
-        rng.shuffle(names)
+    if rng.random() < 0.1:
+        # Results at small cost: without the list of tools, so the call is not to be learned here.
+        both = ["get_time", "get_weather"]
+        return [part for _ in range(4) for part in tool_turns(both, rng, language, learn_call=False)]
+    names = tool_names(rng) if rng.random() < 0.18 else []
     system = [system_text(rng)] if rng.random() < 0.45 else []
     if names:
         system.append(tools_text(names, rng))
     parts = turn("system", "\n\n".join(system)) if system else []
     turns = rng.randrange(6, 16) if rng.random() < 0.02 else rng.choice((1, 1, 1, 2, 2, 2, 3, 4))
+    turns += rng.randrange(3) if names else 0
     for number in range(turns):
         here = language if rng.random() < 0.8 else rng.choice(LANGUAGES)
         parts += one_turn(rng, here, names, last=number == turns - 1)
@@ -236,13 +256,13 @@ def dialogue(rng: Random) -> Dialogue:
 
 def one_turn(rng: Random, language: str, names: Sequence[str], *, last: bool) -> Dialogue:
     kind = rng.random()
-    if names and kind < 0.6:
+    if names and kind < 0.7:
         return tool_turns(names, rng, language)
     if not last and kind > 0.95:
         return foreign_turns(rng, language)
-    if last and kind > 0.94:
+    if last and kind > 0.86:
         return forced_json_turns(rng, language)
-    if kind > 0.92:
+    if kind > 0.84 and rng.random() < 0.5:
         return json_turns(rng, language)
     pair = draw(rng, language)
     if names and rng.random() < 0.06:

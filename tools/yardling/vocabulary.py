@@ -11,8 +11,9 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from .chatml import Dialogue
 from .corpus import LANGUAGES, pairs, phrasings, read, topics
-from .dialogues import Dialogue, dialogue
+from .dialogues import dialogue
 
 SIZE = 3072
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
