@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ from .bodies import BODY_BYTES_MAX, LARGE_BYTES, read_body
 from .openai_answer import ChatAnswer, ChatFrames, Collector, CompletionAnswer, CompletionFrames, Frames
 from .openai_codec import Asked, read_chat, read_completion
 from .problems import error_body
-from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, EventWriter, RawHeaders, caller_watched
+from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, CallerWatch, EventWriter, RawHeaders
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Exchange(Response):
                 del data  # else it stays until the last token
                 ticket.streamed = asked.stream
                 answer = self._stream if asked.stream else self._whole
-                with caller_watched(receive, ticket, state.get("reader")):
+                with CallerWatch(receive, ticket, state.get("reader")):
                     await answer(asked, ticket, send)
         except ClientClosed:
             return  # nobody is there to be told
@@ -172,7 +172,7 @@ class Exchange(Response):
         return facts
 
     def _new_id(self) -> str:
-        return self._format.id_prefix + secrets.token_hex(12)
+        return self._format.id_prefix + os.urandom(12).hex()
 
     def _now(self) -> int:
         return int(self._endpoints.clock.wall())

@@ -6,7 +6,7 @@ body is read, and never looks at a reconstructed URL: only at the route that mat
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -78,7 +78,7 @@ def request_id_of(headers: Headers) -> str:
 
 def new_request_id() -> str:
     """An id that nobody can guess."""
-    return "req-" + secrets.token_hex(12)
+    return "req-" + os.urandom(12).hex()
 
 
 def check_bind(host: str, keys: KeyRing, *, allow_open: bool = False, where: str = "server.host") -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Usage:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._log = structlog.get_logger("modelyard.requests")
+        self._log = structlog.get_logger("modelyard.requests").bind()  # once, not for each line
 
     def record(self, ticket: Ticket, error: BaseException | None) -> None:
         """Say how a request ended: `error` is None for a complete answer."""
