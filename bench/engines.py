@@ -27,9 +27,9 @@ SPEED_RATIO_MIN = 0.97
 SWAP_RATIO_MAX = 1.15
 STREAM_COUNTS = (1, 8)
 ANSWER_S = 2.0  # as many tokens as take so long are asked for, within these limits
-ANSWER_TOKENS_MIN, ANSWER_TOKENS_MAX = 16, 256
+ANSWER_TOKENS_MIN, ANSWER_TOKENS_MAX = 8, 256
 PAIRS_MIN, PAIRS_MAX = 2, 7
-ROW_S = 25.0  # no further pair is begun after so long: on a busy machine an engine may be a hundred times slower
+ROW_S = 15.0  # no further pair is begun after so long: on a busy machine an engine may be a hundred times slower
 MIB = 1024**2
 
 

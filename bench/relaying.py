@@ -12,7 +12,7 @@ from pathlib import Path
 from . import upstream
 from .client import Answer, ask, chat
 from .load import Load, wrk
-from .machine import Row, child, cpu_seconds, free_port, middle, reachable, spread
+from .machine import Row, child, cpu_seconds, free_port, middle, python, reachable, spread
 from .node import KEY, Server, running, short_folder, with_key
 
 REQUESTS_PER_S_MIN = 4000
@@ -20,8 +20,8 @@ CHUNK_US_MAX = 30
 STREAMS = 64
 TOKENS_PER_S = 50
 PAIRS = 3
-RUN_S = 3
-STREAMING_S = 4
+RUN_S = 2
+STREAMING_S = 3
 
 STATIC = {"models": {"builtin": False}, "memory": {"gpus": False}}
 
@@ -58,10 +58,11 @@ async def latency() -> list[Row]:
 async def throughput() -> list[Row]:
     """Requests a second on one core, with key check, limits, figures and request log."""
     pairs = (await _pairs((32,)))[32]
+    cpu_us, smallest_us = [pair.cpu_us for pair in pairs], await _smallest_relay_us()
     ours, bare = [pair.ours.requests_per_s for pair in pairs], [pair.bare.requests_per_s for pair in pairs]
-    ratio = middle([one / other for one, other in zip(ours, bare, strict=True)])
+    ratio = middle(ours) / middle(bare)
     failed = sum(pair.ours.failed for pair in pairs)
-    compared = f"{ratio:.2f} of it, {middle([pair.cpu_us for pair in pairs]):.0f} µs CPU each"
+    compared = f"{ratio:.2f} of it"
     if (share := middle([pair.share for pair in pairs])) < 0.9:
         compared += f"; had only {share:.0%} of its core"
     return [
@@ -72,7 +73,13 @@ async def throughput() -> list[Row]:
             compared,
             f">= {REQUESTS_PER_S_MIN:,}",
             middle(ours) >= REQUESTS_PER_S_MIN and not failed,
-        )
+        ),
+        Row(
+            "CPU per request",
+            f"{middle(cpu_us):.0f} µs ({spread(cpu_us, '.0f')})",
+            f"{middle(smallest_us):.0f} µs ({spread(smallest_us, '.0f')})",
+            f"{middle(cpu_us) / middle(smallest_us):.2f} × uvicorn + aiohttp that only relay",
+        ),
     ]
 
 
@@ -96,6 +103,25 @@ async def _pair(server: Server, ours: str, bare: str, in_flight: int) -> Pair:
     cpu_s, took_s = cpu_seconds(server.pid) - before_s, time.monotonic() - began
     count = max(1.0, through_us.requests_per_s * RUN_S)
     return Pair(through_us, await run(bare), cpu_s / count * 1e6, cpu_s / took_s)
+
+
+async def _smallest_relay_us() -> list[float]:
+    """CPU per request of a relay that does nothing else, on the same core in front of the same upstream."""
+    with short_folder() as folder:
+        port, socket = free_port(), folder / "nginx.sock"
+        async with (
+            child(upstream.command(folder / "nginx", f"listen unix:{socket};")),
+            child(python("-m", "bench.smallest_relay", str(port), str(socket)), cpu=0) as process,
+        ):
+            await reachable(process, port)
+            url = f"http://127.0.0.1:{port}/v1/chat/completions"
+            await wrk(url, upstream.BODY, folder, in_flight=4, seconds=1)
+            found = []
+            for _n in range(PAIRS):
+                before_s = cpu_seconds(process.pid)
+                run = await wrk(url, upstream.BODY, folder, in_flight=32, seconds=RUN_S)
+                found.append((cpu_seconds(process.pid) - before_s) / max(1, run.requests_per_s * RUN_S) * 1e6)
+            return found
 
 
 @asynccontextmanager
