@@ -377,3 +377,27 @@ async def test_devices_that_cannot_be_read_end_nothing() -> None:
         yard.devices.read = broken  # type: ignore[method-assign]
         await asyncio.sleep(0.05)
         assert await yard.use("a") == 1
+
+
+async def test_a_failure_nobody_foresaw_ends_the_node_and_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    yard = Yard()
+    running = asyncio.create_task(yard.manager.run())
+    await yard.use("a")
+    publish = yard.events.publish
+
+    def broken(name: str, at: float, **fields: object) -> None:
+        if name == "model.loaded":
+            raise RuntimeError("planted")
+        publish(name, at, **fields)
+
+    monkeypatch.setattr(yard.events, "publish", broken)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(ShuttingDown):
+            await yard.use("c")
+        with pytest.raises(RuntimeError, match="planted"):
+            await running
+        await yard.manager.close()
+
+    assert yard.starter.starts == ["a", "c"]
+    assert yard.starter.live == []

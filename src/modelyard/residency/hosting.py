@@ -52,13 +52,14 @@ class Hosting:
         self._stop_s = stop_s
         self._before_begin: list[Coroutine[None, None, None]] = []
         self.tasks: asyncio.TaskGroup | None = None
+        self._on_failure: Callable[[Exception], None] = lambda _failure: None
         self.by_epoch: dict[int, Hosted] = {}
         self.read_at = float("-inf")
         self._last_read: Readings = ()
 
-    def begin(self, tasks: asyncio.TaskGroup) -> None:
+    def begin(self, tasks: asyncio.TaskGroup, on_failure: Callable[[Exception], None]) -> None:
         """From here on there is somebody to carry things out; what was asked for before is done now."""
-        self.tasks = tasks
+        self.tasks, self._on_failure = tasks, on_failure
         for act in self._before_begin:
             tasks.create_task(act)
         self._before_begin.clear()
@@ -85,13 +86,13 @@ class Hosting:
     def load(self, model: Model, effect: Load, learn: Learn) -> None:
         hosted = Hosted(model, effect.spec, effect.epoch, self._clock.monotonic())
         self.by_epoch[effect.epoch] = hosted
-        self._do(self._load(hosted, learn))
+        self._do(self._guarded(hosted, self._load(hosted, learn)))
 
     def unload(self, effect: Unload) -> None:
         hosted = self.by_epoch[effect.epoch]
         hosted.leaving_because = effect.reason
         if hosted.worker is not None:
-            self._do(self._unload(hosted, hosted.worker))
+            self._do(self._guarded(hosted, self._unload(hosted, hosted.worker)))
             return
         hosted.is_given_up = True  # its load ends it
         if hosted.starting is not None:
@@ -215,6 +216,17 @@ class Hosting:
             self._before_begin.append(act)
         else:
             self.tasks.create_task(act)
+
+    async def _guarded(self, hosted: Hosted, act: Coroutine[None, None, None]) -> None:
+        """An act that fails in a way nobody foresaw ends the node, and leaves neither a process nor anybody waiting."""
+        try:
+            await act
+        except Exception as failure:
+            self._on_failure(failure)
+            if hosted.worker is not None:
+                await self._stop(hosted, hosted.worker)
+            if not hosted.end.done():
+                hosted.end.set_result(None)
 
     def _measure_all(
         self, up: dict[str, tuple[int, RunningWorker]]

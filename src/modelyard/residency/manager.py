@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import replace
 
 import structlog
 
@@ -71,12 +70,8 @@ class ResidencyManager:
         memory_back_s: float = 5.0,
         stop_s: float = 20.0,
     ) -> None:
-        self._clock = clock
-        self._events = events
-        self._starter = starter
-        self._queue_s = queue_s
-        self._read_every_s = read_every_s
-        self._stop_s = stop_s
+        self._clock, self._events, self._starter = clock, events, starter
+        self._queue_s, self._read_every_s, self._stop_s = queue_s, read_every_s, stop_s
         self._scheduler = Scheduler(limits or ResidencyLimits())
         self._hosting = Hosting(clock, events, devices, starter, self.feed, memory_back_s=memory_back_s, stop_s=stop_s)
         self._inbox: deque[Event] = deque()
@@ -88,19 +83,24 @@ class ResidencyManager:
         self._alarm: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
         self._closed = asyncio.Event()
+        self._failure: Exception | None = None  # what nobody foresaw: the node ends with it
 
     async def run(self) -> None:
         """Carry out loads and unloads until closed or cancelled; then end every worker."""
         async with asyncio.TaskGroup() as tasks:
-            self._hosting.begin(tasks)
+            self._hosting.begin(tasks, self._fail)
             watching = tasks.create_task(self._watch_devices())
             try:
                 await self._closing.wait()
             finally:
-                await self._end_all()
-                watching.cancel()
-                self._hosting.tasks = None
-                self._closed.set()
+                try:
+                    await self._end_all()
+                finally:
+                    watching.cancel()
+                    self._hosting.tasks = None
+                    self._closed.set()
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self) -> None:
         """End every worker and `run`. Leases that are still out are broken."""
@@ -269,17 +269,26 @@ class ResidencyManager:
 
     def _learn(self, hosted: Hosted, spec: ModelSpec) -> None:
         """The next load of the same model is planned with what this one really took."""
-        self._specs[hosted.model.identity] = replace(spec, identity=hosted.spec.identity)
+        self._specs[hosted.model.identity] = spec
 
     def _report(self, hosted: Hosted, error: YardError) -> None:
         self.feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
 
     async def _watch_devices(self) -> None:
         """Look at the devices while anything is in memory or waits for it; told, not asked, by the clock."""
-        while True:
-            await asyncio.sleep(self._read_every_s)
-            if self._hosting.by_epoch or self.queue_length:
-                await self._hosting.look()
+        try:
+            while True:
+                await asyncio.sleep(self._read_every_s)
+                if self._hosting.by_epoch or self.queue_length:
+                    await self._hosting.look()
+        except Exception as failure:
+            self._fail(failure)
+
+    def _fail(self, failure: Exception) -> None:
+        """End the node in order. Raised in a task, it would end the group that has to end the workers."""
+        _log.error("residency.failed", exc_info=failure)
+        self._failure = self._failure or failure
+        self._closing.set()
 
     async def _end_all(self) -> None:
         self.feed(Shutdown(self._clock.monotonic(), force=True))
