@@ -219,7 +219,9 @@ async def test_the_rest_is_borne_by_the_worker_beside_the_answers_of_others(serv
         for name, fields in chosen:
             hostile, other = await asyncio.gather(answer_to(session, server, fields), answer_to(session, server, {}))
             status, code = hostile
-            if other != (200, "") or not (status in (200, 400) and (status == 200 or code)):
+            # The engine itself sometimes says that what it wrote does not fit: an error of its own, and typed.
+            is_typed = status == 200 or (status == 400 and code) or hostile == (502, "upstream_error")
+            if other != (200, "") or not is_typed:
                 wrong.append((name, hostile, other))
 
         assert wrong == []

@@ -16,7 +16,7 @@ from tests.api.surface import statuses
 from tests.support.node import Server, chat_body, client, echo, fetch, serving, until
 
 ALLOWED = 5
-KEYS = {name: f"the-key-of-{name}-0001" for name in ("one", "two", "three", "four", "five")}  # each has a rate of its own
+KEYS = {name: f"the-key-of-{name}-0001" for name in ("one", "two", "three", "four", "five")}
 PATH = "/v1/chat/completions"
 
 

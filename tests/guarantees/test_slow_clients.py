@@ -185,8 +185,15 @@ async def test_a_client_that_pipelines_and_leaves_is_noticed_by_the_request_that
         (worker,) = sockets_of(server)
         await until(lambda: idle(worker), "the abandoned answer is stopped")
         counted = await counters(worker)
+        await until(lambda: len(outcomes(server)) == 2, "both have ended")
+        assert outcomes(server) == ["ok", "client_closed"]
+        assert "Traceback" not in server.text()
 
     assert counted["started"] == 2  # the one that warmed it up, and the first of the two
+
+
+def outcomes(server: Server) -> list[str]:
+    return [str(event["code"]) for event in server.log_events() if event["event"] == "request.finished"]
 
 
 def read_to_end(connection: socket.socket) -> bytes:
