@@ -56,3 +56,16 @@ def test_secrets_stay_out_of_a_workers_environment() -> None:
 
     assert "canary" not in seen.values()
     assert seen["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", "print('no list')", "import os; os.abort()"])
+async def test_a_probe_that_fails_finds_no_gpu(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_PROBE", program)
+
+    assert await hardware.usable_gpus({}) == ()
+
+
+async def test_gpus_have_the_drivers_numbers_whichever_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_PROBE", "import os; print([0] if 'SECRET' not in os.environ else [0, 0])")
+
+    assert await hardware.usable_gpus({"CUDA_VISIBLE_DEVICES": "1", "SECRET": "x"}) == ("gpu1",)

@@ -13,6 +13,7 @@ ALLOWED = frozenset(
         "ROCR_VISIBLE_DEVICES", "OMP_NUM_THREADS",
     )
 )  # fmt: skip
+DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that an engine's numbers of GPUs are the driver's
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from modelyard.engines.base import Choice
+from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROBE_S = 20.0
@@ -98,10 +99,13 @@ def read_hardware(gpus: tuple[str, ...] = (), cgroups: Path = CGROUPS) -> Hardwa
 
 
 async def usable_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """GPUs that the installed llama.cpp can use, asked in a process of its own: the library is heavy, and may crash."""
-    with suppress(OSError, TimeoutError, ValueError):
+    """GPUs that the installed llama.cpp can use, by the driver's numbers.
+
+    Asked in a process of its own, which sees what a worker sees: the library is heavy, and may crash.
+    """
+    with suppress(OSError, TimeoutError, ValueError, IndexError):  # IndexError: it ended without a word
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-c", _PROBE, env=dict(environment),
+            sys.executable, "-P", "-c", _PROBE, env={**scrubbed(environment), **DEVICE_ORDER},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -111,8 +115,20 @@ async def usable_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        return tuple(f"gpu{number}" for number, _type in enumerate(json.loads(answer.splitlines()[-1])))
+        return gpu_names(len(json.loads(answer.splitlines()[-1])), environment.get("CUDA_VISIBLE_DEVICES"))
     return ()
+
+
+def gpu_names(count: int, visible: str | None) -> tuple[str, ...]:
+    """Our names of the GPUs an engine counts from 0; it counts only the visible ones, the driver counts all.
+
+    >>> gpu_names(2, None), gpu_names(2, "3,1"), gpu_names(1, "GPU-8932f937")
+    (('gpu0', 'gpu1'), ('gpu3', 'gpu1'), ('gpu0',))
+    """
+    numbers = [text.strip() for text in (visible or "").split(",")]
+    if len(numbers) < count or not all(text.isascii() and text.isdigit() for text in numbers[:count]):
+        numbers = [str(number) for number in range(count)]
+    return tuple(f"gpu{int(number)}" for number in numbers[:count])
 
 
 def _affinity() -> float | None:

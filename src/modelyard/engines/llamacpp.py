@@ -16,7 +16,7 @@ from typing import cast
 
 from modelyard.engines import hardware as choose
 from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand
-from modelyard.engines.environment import scrubbed
+from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp_oracle import ask
 from modelyard.errors import N_, ModelFileError
@@ -88,7 +88,7 @@ class LlamaCpp:
         self._environment = {
             **scrubbed(environment or {}),
             "GGML_NO_BACKTRACE": "1",  # a crash takes two seconds otherwise
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that its numbers are the driver's
+            **DEVICE_ORDER,
         }
         self._overrides = overrides or LlamaOverrides()
         self._per_model = {name.lower(): value for name, value in (per_model or {}).items()}

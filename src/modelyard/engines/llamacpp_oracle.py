@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from modelyard.engines.environment import DEVICE_ORDER
 from modelyard.memory.footprint import LoadShape, context_of, from_oracle
 from modelyard.types.facts import ModelFacts
 from modelyard.types.memory import RAM, Footprint
@@ -46,7 +47,7 @@ async def ask(
     process = await asyncio.create_subprocess_exec(
         *argv, "--options", json.dumps(options),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env={"GGML_NO_BACKTRACE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **(environment or {})},
+        env={"GGML_NO_BACKTRACE": "1", **DEVICE_ORDER, **(environment or {})},
         limit=LINE_MAX_BYTES, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
