@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -184,6 +185,20 @@ async def test_a_worker_sees_nothing_of_our_environment(folder: Path, monkeypatc
 async def test_a_program_that_does_not_exist_is_an_error_at_once(folder: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         await start(WorkerCommand(("/nowhere/at/all",), {}, folder / "s"), folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system watches processes in another way")
+async def test_a_worker_that_cannot_be_watched_is_not_left_running(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        await start(echo(folder / "s"), folder, mark="unwatched")
+
+    assert find_marked({RUN_VARIABLE: frozenset(("unwatched",))}) == []
 
 
 async def test_a_socket_path_the_kernel_would_cut_is_refused(folder: Path) -> None:

@@ -77,7 +77,12 @@ async def spawn(command: WorkerCommand, *, run_folder: Path, mark: str) -> Worke
         start_new_session=True,
         umask=0o077,
     )
-    return Worker(process, command, name)
+    try:
+        return Worker(process, command, name)
+    except OSError:  # no descriptor left to watch it with: nobody would ever end it
+        with process:
+            process.kill()
+        raise
 
 
 class Worker:
@@ -98,7 +103,11 @@ class Worker:
         self._output = OutputTail(os.dup(process.stdout.fileno()))
         process.stdout.close()
         self._stopping: asyncio.Task[ExitStatus] | None = None
-        self._watch()
+        try:
+            self._watch()
+        except OSError:
+            self._output.close()
+            raise
 
     def last_lines(self) -> tuple[str, ...]:
         """What it said last, standard output and error together."""

@@ -53,7 +53,7 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
         now = time.monotonic()
         delay = min(POLL_MAX_S, delay * 1.5)
         if delay >= POLL_MAX_S / 2:  # a short load is over before its memory was ever looked at
-            held = signs.look(now)
+            held = await asyncio.to_thread(signs.look, now)  # it looks through every process there is
             if watch.expected_bytes and held:
                 watch.on_progress("loading", min(0.99, held / watch.expected_bytes))
         if now - signs.seen_at >= watch.stall_s:

@@ -137,7 +137,8 @@ class Starter:
         try:
             worker = await spawn(command, run_folder=self._run.path, mark=self._run.mark)
         except OSError as error:
-            raise LoadFailed(model=model.name, problem=f"the worker cannot be started: {error.strerror}") from error
+            problem = f"the worker cannot be started: {error.strerror or error}"
+            raise LoadFailed(model=model.name, problem=problem) from error
         memory = partial(self._memory, worker.pid)
         watch = LoadWatch(
             model=model.name,
