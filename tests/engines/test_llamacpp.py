@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from tools.gguf_files import write_tiny_llama
 
+from modelyard.engines import llamacpp
 from modelyard.engines.base import LaunchOptions, WorkerCommand
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp import DAMAGED, MISSING, OTHER, OUT_OF_MEMORY, LlamaCpp, LlamaOverrides
@@ -79,6 +81,24 @@ async def test_the_footprint_is_the_oracles_and_counts_the_prompt_cache(tiny: Mo
 
     assert less.source == more.source == "oracle"
     assert more.bytes[RAM] - less.bytes[RAM] == 64 * 1024**2
+
+
+async def test_however_many_footprints_are_wanted_few_oracles_run(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+
+    async def slow(*_question: object, **_more: object) -> None:
+        running.append((running[-1] if running else 0) + 1)
+        await asyncio.sleep(0)
+        running.append(running[-1] - 1)
+
+    monkeypatch.setattr(llamacpp, "ask", slow)
+    recipe = engine()
+    await asyncio.gather(*(recipe.footprint(tiny, recipe.options(tiny)) for _ in range(20)))
+
+    assert len(running) == 40
+    assert max(running) == llamacpp.ORACLES_MAX
 
 
 async def test_without_an_oracle_the_formula_answers(tiny: Model) -> None:

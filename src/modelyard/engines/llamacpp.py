@@ -6,6 +6,7 @@ dead worker's last lines. The worker itself is `llamacpp_launcher`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -27,6 +28,7 @@ from modelyard.units import MIB
 
 NAME = "llamacpp"
 PROMPT_CACHE_BYTES = 128 * MIB  # the engine's own default is 8 GiB, unseen
+ORACLES_MAX = 2  # each is a process of 60 MiB
 CHECKPOINTS_PER_SLOT = 2  # the engine's own default is 32
 
 OUT_OF_MEMORY = N_("out of memory")
@@ -93,6 +95,7 @@ class LlamaCpp:
         self._overrides = overrides or LlamaOverrides()
         self._per_model = {name.lower(): value for name, value in (per_model or {}).items()}
         self._has_oracle = has_oracle
+        self._asking = asyncio.Semaphore(ORACLES_MAX)  # whoever lists models may ask for all of them at once
 
     def serves(self, model: Model) -> bool:
         return model.engine == NAME and bool(model.files)
@@ -127,7 +130,8 @@ class LlamaCpp:
             raise ModelFileError(path=model.name, problem="its header says nothing about memory")
         shape = self._shape(model, options)
         if self._has_oracle:
-            answer = await ask(model.files[0], shape, model.facts, environment=self._environment)
+            async with self._asking:
+                answer = await ask(model.files[0], shape, model.facts, environment=self._environment)
             if answer is not None:
                 return answer
         return predict(model.facts, shape)

@@ -44,12 +44,15 @@ async def ask(
     options = helper_options(shape, facts)
     module = "modelyard.engines.llamacpp_oracle_launcher"
     argv = [sys.executable, "-P", "-m", module, "--parent", str(os.getpid()), "--model", str(path)]
-    process = await asyncio.create_subprocess_exec(
-        *argv, "--options", json.dumps(options),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env={"GGML_NO_BACKTRACE": "1", **DEVICE_ORDER, **(environment or {})},
-        limit=LINE_MAX_BYTES, start_new_session=True,
-    )  # fmt: skip
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, "--options", json.dumps(options),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env={"GGML_NO_BACKTRACE": "1", **DEVICE_ORDER, **(environment or {})},
+            limit=LINE_MAX_BYTES, start_new_session=True,
+        )  # fmt: skip
+    except OSError:  # no process or descriptor left
+        return None
     assert process.stdout is not None
     try:
         async with asyncio.timeout(timeout_s):
