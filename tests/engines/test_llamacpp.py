@@ -83,9 +83,7 @@ async def test_the_footprint_is_the_oracles_and_counts_the_prompt_cache(tiny: Mo
     assert more.bytes[RAM] - less.bytes[RAM] == 64 * 1024**2
 
 
-async def test_however_many_footprints_are_wanted_few_oracles_run(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_however_many_footprints_are_wanted_few_oracles_run(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = []
 
     async def slow(*_question: object, **_more: object) -> None:
