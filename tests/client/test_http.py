@@ -138,14 +138,30 @@ def test_without_a_server_the_error_says_how_to_start_one() -> None:
         client.models()
 
     assert "modelyard serve" in caught.value.suggestions[0]
+    assert "Errno" not in str(caught.value)
 
 
 def test_a_key_opens_what_is_closed_without_one() -> None:
     with yard_server(key="k" * 20) as server:
         with YardClient(server.url, "k" * 20) as client:
             assert len(client.models()) == 3
-        with YardClient(server.url) as client, pytest.raises(errors.NotAuthenticated):
+        with YardClient(server.url) as client, pytest.raises(errors.NotAuthenticated) as caught:
             client.models()
+
+    assert "MODELYARD_KEY" in caught.value.suggestions[0]
+
+
+def test_the_base_url_of_other_clients_is_understood(server: YardServer) -> None:
+    with YardClient(server.url + "/v1/") as client:
+        assert client.status() == STATUS
+
+
+@pytest.mark.parametrize("url", ["ftp://here", "http://", "http://127.0.0.1:99999"])
+def test_an_address_that_cannot_be_one_is_told(url: str) -> None:
+    with pytest.raises(errors.ConfigError) as caught:
+        YardClient(url)
+
+    assert "http://127.0.0.1:11435" in caught.value.suggestions[0]
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "box"])

@@ -7,6 +7,7 @@ the server. Follows no redirects: a key goes to the server it was meant for.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,9 @@ from modelyard.errors import (
     N_,
     ConfigError,
     ModelNotFound,
+    NotAuthenticated,
     NotFound,
+    RateLimited,
     UpstreamInvalid,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -36,6 +39,7 @@ ANSWER_S = 30.0  # for what a server knows without working
 LOAD_S = 3600.0  # a load has its deadlines on the server
 SILENCE_S = 60.0  # in a stream; a server gives a sign of life every 10 s
 BODY_BYTES_MAX = 64 * 1024**2
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 
 class ChatStream:
@@ -66,7 +70,7 @@ class YardClient:
     """Talks to one server. A context manager; not for use from several threads."""
 
     def __init__(self, url: str, key: str | None = None, *, language: str = "en") -> None:
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/v1")  # what other clients call the base URL is understood too
         headers = {"accept-language": language.replace("_", "-"), "accept-encoding": "identity"}
         if key:
             headers["authorization"] = f"Bearer {key}"
@@ -74,6 +78,8 @@ class YardClient:
             parsed = httpx2.URL(self.url)
             if parsed.scheme not in ("http", "https") or not parsed.host:
                 raise httpx2.InvalidURL("expected http://HOST:PORT")
+            if parsed.port is not None and not 0 < parsed.port < 65536:
+                raise httpx2.InvalidURL("a port is a number up to 65535")
             self._http = httpx2.Client(
                 base_url=self.url,
                 headers=headers,
@@ -82,7 +88,11 @@ class YardClient:
                 trust_env=not _is_this_machine(parsed.host),  # no proxy stands between us and ourselves
             )
         except (httpx2.InvalidURL, ValueError) as problem:
-            raise ConfigError(where=f"{url} (--url, MODELYARD_URL)", problem=str(problem)) from problem
+            raise ConfigError(
+                where=f"{url} (--url, MODELYARD_URL)",
+                problem=str(problem),
+                hints=(N_("Write it as http://127.0.0.1:11435."),),
+            ) from problem
 
     def __enter__(self) -> YardClient:
         return self
@@ -163,6 +173,12 @@ class YardClient:
         except UpstreamInvalid:
             body = None
         error = error_of(response.status_code, body, response.headers.get("x-request-id", ""))
+        if isinstance(error, NotAuthenticated):
+            error.hints = (N_("Put the key into MODELYARD_KEY, or its file's name into MODELYARD_KEY_FILE."),)
+        wait = response.headers.get("retry-after", "")
+        if isinstance(error, RateLimited) and wait.isdigit():
+            error.hints = (N_("Try again in {wait} s."),)
+            error.fields["wait"] = wait
         if isinstance(error, NotFound) and not isinstance(error, ModelNotFound) and body is None:
             return NotFound(
                 N_("{url} does not know {path}: is it a Modelyard server?"),
@@ -188,7 +204,7 @@ def _transport_errors(url: str) -> Iterator[None]:
                 N_("Or name another with --url or the environment variable MODELYARD_URL."),
             ),
             url=url,
-            problem=str(problem) or type(problem).__name__,
+            problem=_ERRNO.sub("", str(problem)) or type(problem).__name__,
         ) from problem
     except httpx2.TimeoutException as problem:
         raise UpstreamTimeout(
