@@ -29,6 +29,15 @@ def test_words_and_piped_text_are_joined(server: YardServer) -> None:
     assert sent(server)["messages"] == [{"role": "user", "content": "Summarise this:\n\na\nb"}]
 
 
+def test_bytes_that_are_no_text_are_refused_before_anything_is_sent(server: YardServer) -> None:
+    before = len(server.seen)
+
+    result = run("ask", "-m", "good", "caf\udce9")
+
+    assert (result.exit_code, len(server.seen)) == (2, before)
+    assert "UTF-8" in result.stderr
+
+
 def test_instructions_and_sampling_reach_the_server(server: YardServer) -> None:
     run("ask", "-m", "good", "-s", "be brief", "--max-tokens", "9", "--temperature", "0", "--seed", "1", "hi")
 

@@ -40,6 +40,7 @@ def test_models_are_listed_with_their_problems() -> None:
     assert "512.0 MiB" in out[1]
     assert out[2].endswith("problem: the file is cut")
     assert [line.split("\t")[0] for line in run("list", "-o", "plain", "GO").stdout.splitlines()] == ["good"]
+    assert "No model's name begins with zzz" in run("list", "zzz").stderr
 
 
 @pytest.mark.usefixtures("server")
@@ -94,7 +95,7 @@ def test_loading_and_unloading_say_what_memory_did(server: YardServer) -> None:
     loaded, unloaded = run("load", "good"), run("unload", "good", "-o", "json")
 
     assert loaded.stdout == ""
-    assert "taken: ram 2.0 GiB" in loaded.stderr
+    assert "it holds: ram " in loaded.stderr
     assert json.loads(unloaded.stdout)["receipt"]["took_s"] == 1.5
     assert run("pin", "good", "--off").exit_code == 0
     assert server.seen[-1] == ("POST", "/admin/models/good/pin", {"pinned": False})

@@ -52,6 +52,8 @@ def ask(
     question = _question(words)
     if not question:
         raise click.UsageError(session.terminal._(N_("there is no question: give words, or pipe text in")))
+    if not _is_text("\n".join((question, system or ""))):
+        raise click.UsageError(session.terminal._(N_("the question is not text in UTF-8")))
     session.terminal.status(session.terminal._(N_("connecting")))  # before the imports: whoever waits sees it at once
     from modelyard.cli.answering import pick_model, stream_answer
     from modelyard.types.chat import Message
@@ -86,6 +88,11 @@ def _question(words: tuple[str, ...]) -> str:
     told = " ".join(word for word in words if word != "-")
     piped = _piped_text() if "-" in words or not told or _is_piped() else ""
     return "\n\n".join(part for part in (told, piped) if part)
+
+
+def _is_text(text: str) -> bool:
+    """False where bytes came in that are not text: Python carries them as surrogates, JSON cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_piped() -> bool:

@@ -43,7 +43,10 @@ def config(context: click.Context, config_file: Path | None, changed: bool, form
     write_listing(session.terminal, form, "settings", ("NAME", "VALUE", "ORIGIN"), rows, objects, extra)
 
 
-@config.command(help=N_("Check the configuration: silent and 0 if all is well, else every problem and 3."))
+@config.command(
+    help=N_("Check the configuration: says every problem and exits with 3, else with 0."),
+    short_help=N_("Say what is wrong with the configuration."),
+)
 @_config_option
 @click.pass_context
 def check(context: click.Context, config_file: Path | None) -> None:
@@ -56,7 +59,7 @@ def check(context: click.Context, config_file: Path | None) -> None:
         session.terminal.say(notice.text, **notice.fields)
         session.terminal.say("  " + notice.remedy, **notice.fields)
     session.terminal.say(
-        N_("The configuration is well. File: {file}"), file=loaded.file or session.terminal._(N_("none"))
+        N_("The configuration is valid. File: {file}"), file=loaded.file or session.terminal._(N_("none"))
     )
 
 

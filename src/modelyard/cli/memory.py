@@ -15,7 +15,7 @@ from modelyard.errors import N_
 from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from modelyard.types.memory import Receipt
+    from modelyard.types.memory import ProcessMemory, Receipt
 
 _output_option = click.option(
     "-o", "--output", "form", type=click.Choice(("text", "json", "yaml")), default="text", help=N_("Output format.")
@@ -34,9 +34,8 @@ def load(context: click.Context, model: str, form: str, url: str | None) -> None
     if receipt is None:
         session.terminal.say(N_("{model} is in memory already."), model=model)
     else:
-        taken = _amounts({device: -count for device, count in receipt.freed_bytes.items()})
-        took = format_duration(receipt.took_s)
-        session.terminal.say(N_("{model} is loaded ({took}); taken: {taken}"), model=model, took=took, taken=taken)
+        held, took = _held(receipt.worker), format_duration(receipt.took_s)
+        session.terminal.say(N_("{model} is loaded ({took}); it holds: {held}"), model=model, took=took, held=held)
     _write_receipt(session, form, receipt)
 
 
@@ -57,8 +56,8 @@ def unload(context: click.Context, model: str, force: bool, yes: bool, form: str
     if receipt is None:
         session.terminal.say(N_("{model} was not in memory."), model=model)
     else:
-        freed, took = _amounts(receipt.freed_bytes), format_duration(receipt.took_s)
-        session.terminal.say(N_("{model} is unloaded ({took}); freed: {freed}"), model=model, took=took, freed=freed)
+        held, took = _held(receipt.worker), format_duration(receipt.took_s)
+        session.terminal.say(N_("{model} is unloaded ({took}); it held: {held}"), model=model, took=took, held=held)
         if receipt.leaked_bytes > 0:
             leaked = format_bytes(receipt.leaked_bytes)
             session.terminal.say(N_("{leaked} did not come back."), leaked=leaked)
@@ -87,6 +86,11 @@ def _confirm_force(session: Session, residents: tuple[object, ...], model: str) 
             freed = _amounts(resident.measured_bytes or resident.reserved_bytes)
             question = session.terminal._(template, model=model, count=resident.leases, freed=freed)
             click.confirm(question, abort=True, err=True)
+
+
+def _held(worker: ProcessMemory) -> str:
+    """The model's own memory. What the whole machine gained or lost meanwhile is others' doing too."""
+    return _amounts({"ram": worker.anonymous_bytes, **worker.gpu_bytes})
 
 
 def _amounts(counts: Mapping[str, int]) -> str:

@@ -33,6 +33,10 @@ def list_models(context: click.Context, prefix: str, form: str, url: str | None)
     with session.client(url) as client:
         entries = [entry for entry in client.models() if entry.name.lower().startswith(prefix.lower())]
     write_models(session, form, entries)
+    if prefix and not entries:
+        session.terminal.say(
+            N_("No model's name begins with {prefix}; `modelyard list` shows every model."), prefix=prefix
+        )
 
 
 @click.command(help=N_("List the models in memory, and the requests that use them."))

@@ -89,7 +89,8 @@ def _launch_lines(entry: ModelEntry) -> Lines:
         if launch.get(name) is not None:
             values = {name: launch[name], **values}
     for name, value in values.items():
-        yield str(name), f"{value}  ({reasons[name]})" if reasons.get(name) else str(value)
+        shown = format_bytes(value) if str(name).endswith("_bytes") and isinstance(value, int) else str(value)
+        yield str(name), f"{shown}  ({reasons[name]})" if reasons.get(name) else shown
 
 
 def _footprint_lines(entry: ModelEntry) -> Lines:
