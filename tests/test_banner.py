@@ -55,6 +55,13 @@ def test_on_another_port_the_chat_is_told_where_to_go(tmp_path: Path) -> None:
     assert "bin/modelyard chat --url http://127.0.0.1:8000" in text
 
 
+def test_files_that_cannot_be_served_are_named_at_the_start(tmp_path: Path) -> None:
+    text = told(tmp_path, unservable=["a", "b", "c", "d", "e", "f"])
+
+    assert "Model files that cannot be served: 6 (a, b, c, d, e, …). `modelyard list` says why." in text
+    assert "cannot be served" not in told(tmp_path)
+
+
 def test_with_keys_the_examples_name_one_and_show_none(tmp_path: Path) -> None:
     text = told(tmp_path, environment=with_key(tmp_path))
 

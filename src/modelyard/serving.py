@@ -156,6 +156,7 @@ def _started(loaded: LoadedSettings, node: Node, address: tuple[object, ...], wr
         facts=machine_facts(loaded, node.manager),
         environment=process_environment(),
         program=sys.argv[0] if os.sep in sys.argv[0] else "modelyard",
+        unservable=[model.name for model in node.catalog.list() if model.problem],
     )
     writer.line("\n".join(("", *lines, "")).encode(errors="backslashreplace"))  # for whoever started us
 

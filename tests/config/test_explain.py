@@ -49,6 +49,12 @@ def test_more_memory_than_there_is_is_a_risk() -> None:
     assert codes(WELL, settings) == ["ram_limit_high"]
 
 
+def test_a_limit_that_leaves_no_room_is_a_risk() -> None:
+    settings = Settings.model_validate({"memory": {"ram_limit_bytes": 8}})  # meant as gigabytes
+
+    assert codes(WELL, settings) == ["ram_limit_low"]
+
+
 def test_a_risk_can_be_filled_in() -> None:
     for finding in risks(Settings(), MachineFacts(8 * GIB, 0, 8 * GIB, GIB)):
         assert "{" not in finding.text.format(**finding.fields)

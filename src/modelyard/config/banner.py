@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelyard.config.explain import MachineFacts, effective_lines, risks, variable_lines
 from modelyard.config.load import DEFAULT_URL
@@ -26,6 +26,8 @@ SETTINGS = N_("Settings in effect (`modelyard config` shows all of them):")
 DEFAULTS = N_("Every setting has its default value; `modelyard config` shows them.")
 VARIABLES = N_("From the environment:")
 RISKS = N_("Worth knowing:")
+UNSERVABLE = N_("Model files that cannot be served: {count} ({names}). `modelyard list` says why.")
+NAMES_MAX = 5
 
 
 def start_lines(
@@ -37,6 +39,7 @@ def start_lines(
     facts: MachineFacts,
     environment: Mapping[str, str],
     program: str = "modelyard",
+    unservable: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The lines, in the server's language. `model` is one that can be asked; None if there is none."""
     language = loaded.settings.server.language
@@ -51,8 +54,12 @@ def start_lines(
     lines += ["", say(SETTINGS), *_indented(effective)] if effective else ["", say(DEFAULTS)]
     if variables := variable_lines(loaded, environment):
         lines += ["", say(VARIABLES), *_indented(variables)]
-    if found := [*risks(loaded.settings, facts), *loaded.notices]:
-        told = (f"{say(each.text, **each.fields)} {say(each.remedy, **each.fields)}".strip() for each in found)
+    found = [*risks(loaded.settings, facts), *loaded.notices]
+    told = [f"{say(each.text, **each.fields)} {say(each.remedy, **each.fields)}".strip() for each in found]
+    if unservable:
+        names = ", ".join(unservable[:NAMES_MAX]) + (", …" if len(unservable) > NAMES_MAX else "")
+        told.append(say(UNSERVABLE, count=len(unservable), names=names))
+    if told:
         lines += ["", say(RISKS), *_indented(told)]
     return tuple(lines)
 

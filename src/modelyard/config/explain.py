@@ -93,6 +93,16 @@ def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
                 {"limit": format_bytes(ram_limit), "total": format_bytes(facts.ram_total_bytes)},
             )
         )
+    headroom = settings.memory.headroom_bytes
+    if ram_limit is not None and ram_limit <= headroom:
+        found.append(
+            Finding(
+                "ram_limit_low",
+                N_("No model fits: memory.ram_limit_bytes is {limit}; memory.headroom_bytes keeps {headroom} of it."),
+                N_("Raise the first, such as to 8GiB, or lower the second."),
+                {"limit": format_bytes(ram_limit), "headroom": format_bytes(headroom)},
+            )
+        )
     if facts.disk_free_bytes is not None and facts.disk_free_bytes < DISK_FREE_BYTES_MIN:
         found.append(
             Finding(
