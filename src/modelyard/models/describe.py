@@ -45,7 +45,9 @@ def describe(name: str, files: Sequence[Path], *, projector: Path | None = None,
         facts = None if problem else facts_of(header, projector_bytes=projector_bytes)
     except ModelFileError as damage:
         header, facts, problem = None, None, problem or str(damage.fields["problem"])
-    except (ValueError, OSError) as failure:
+    except OSError as failure:
+        header, facts, problem = None, None, problem or f"cannot be read: {failure.strerror or failure}"
+    except ValueError as failure:
         header, facts, problem = None, None, problem or str(failure)
     stamp.update(header.digest.encode() if header else problem.encode(errors="replace"))
     common = Model(
