@@ -35,7 +35,8 @@ sent, and the client's own rule for the status counts.
 
 **In a stream** that has begun the status is 200 already: the error is the last frame, and no `[DONE]` follows.
 
-*Exit* is the exit status of a `modelyard` command that ends with this error.
+*Exit* is the exit status of a `modelyard` command that ends with this error. The others: 0 done, 2 a wrong command
+line, 130 Ctrl-C, 141 nobody reads the output any more, 143 a server ended by SIGTERM.
 """
 GROUPS: tuple[tuple[str, str, tuple[type[YardError], ...]], ...] = (
     ("The request", "What was asked cannot be. Change the request.", (errors.BadRequest,)),
@@ -51,7 +52,6 @@ ADVICE = {
     "invalid_value": "Correct the member that `param` names.",
     "method_not_allowed": "Use a method of the header `Allow`.",
     "request_timeout": "Send the request without long pauses; a whole body must arrive within 60 s.",
-    "not_found": "Compare the path with [the API](api.md).",
     "request_cancelled": "Ask whoever operates the server.",
     "client_closed": "Nothing: it is what the log says of a caller that left.",
 }

@@ -207,7 +207,7 @@ class NotFound(YardError):
 
     code = "not_found"
     text = N_("There is nothing at {path}.")
-    hints: tuple[str, ...] = ()
+    hints: tuple[str, ...] = (N_("docs/api.md lists every path."),)
 
 
 class ModelNotFound(NotFound):
@@ -365,4 +365,4 @@ class ConfigError(YardError):
 
     code = "config_invalid"
     text = N_("{where}: {problem}")
-    hints = (N_("`modelyard config` shows every value and where it came from."),)
+    hints = (N_("docs/settings.md says what each setting may be; `modelyard config` shows what is in effect."),)

@@ -32,6 +32,9 @@ An unknown name is an error. Sizes are bytes or texts such as `512MiB` and `8GB`
 `90s` and `1h30m`; `none` takes a value back. In a file `${NAME}` and `${NAME:-otherwise}` stand for environment
 variables. Folders in a file are relative to that file.
 
+Commands that ask a server find it by `MODELYARD_URL` and send the key in `MODELYARD_KEY`, or in the file that
+`MODELYARD_KEY_FILE` names.
+
 Also read, as other tools name them: `MODEL_PATH` (models.folders), `MODEL_BACKEND` (models.engine) and
 `MODEL_UNLOAD_ENABLED` (residency.unload_enabled).
 

@@ -171,7 +171,8 @@ class Operations:
         """Stop one request in flight."""
         with _audited(caller, "cancel", request_id):
             if not self._requests.cancel(request_id):
-                raise NotFound(N_("No request {id} is in flight."), id=request_id)
+                hint = N_("GET /admin/status lists what is.")
+                raise NotFound(N_("No request {id} is in flight."), id=request_id, hints=(hint,))
 
     def _resident_name(self, name: str) -> str:
         """A resident may have left the catalog; its own name still reaches it."""
