@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from modelyard.clock import Clock
+from modelyard.errors import UpstreamUnreachable
 from modelyard.types.chat import InferenceRequest
 from modelyard.types.model import Model
 
@@ -58,7 +59,7 @@ class LocalProvider:
                 ticket.sent_at = self._clock.monotonic()
                 await stream.open()
                 yield stream
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, UpstreamUnreachable):
                 if stream.broken is not None:
                     await lease.fail(stream.broken)
                 raise

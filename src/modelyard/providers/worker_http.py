@@ -30,7 +30,11 @@ class RunningWorker(Protocol):
 
 
 class NoConnection(Exception):
-    """The worker's socket does not answer."""
+    """The worker's socket does not answer. `is_for_good`: nobody listens there, and nobody ever will again."""
+
+    def __init__(self, reason: str, *, is_for_good: bool = False) -> None:
+        super().__init__(reason)
+        self.is_for_good = is_for_good
 
 
 class BrokenConnection(Exception):
@@ -67,7 +71,8 @@ async def _connected(socket: str, connect_s: float) -> WorkerAnswer:
                 raise NoConnection("its backlog is full") from exc
             await asyncio.sleep(RETRY_S)
         except OSError as exc:
-            raise NoConnection(exc.strerror or "it refuses connections") from exc
+            is_gone = isinstance(exc, FileNotFoundError | ConnectionRefusedError)
+            raise NoConnection(exc.strerror or "it refuses connections", is_for_good=is_gone) from exc
         else:
             return answer
 

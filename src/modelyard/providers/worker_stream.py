@@ -75,12 +75,13 @@ class WorkerStream:
         self._usage: Usage | None = None
         self._decoder = AnswerDecoder(source)
         self._answer: WorkerAnswer | None = None
+        self._unreachable: YardError | None = None  # its socket is gone: it lives on, and nobody can ask it
         lease.worker.exited.add_done_callback(self._on_exit)
 
     @property
     def broken(self) -> YardError | None:
         """Why the worker should be replaced, if this answer showed that it should."""
-        return self._watch.broken
+        return self._watch.broken or self._unreachable
 
     async def open(self) -> None:
         """Send the request and wait for the head of the answer."""
@@ -181,7 +182,9 @@ class WorkerStream:
     async def _lost(self, exc: NoConnection | BrokenConnection) -> UpstreamError:
         await self._await_exit()
         if isinstance(exc, NoConnection):
-            return UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
+            error = UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
+            self._unreachable = error if exc.is_for_good else None
+            return error
         return UpstreamInvalid(provider=self._source, problem="the connection broke")
 
     async def _await_exit(self) -> None:
