@@ -11,7 +11,10 @@ from .queue import Ticket
 MEMORY_RETRY_S = 5.0
 QUEUE_RETRY_S_MAX = 60.0
 
-_NEVER_HINTS = (N_("Use a smaller context, a smaller quantisation, or a machine with more memory."),)
+_NEVER_HINTS = (
+    N_("Use a smaller context, a smaller quantisation, or a machine with more memory."),
+    N_("If memory.ram_limit_bytes is set, raise it."),
+)
 _FOREIGN_HINTS = (
     N_("Other programs hold {foreign} of {device}: close them, or try again later."),
     N_("`modelyard ps` shows what is in use."),
