@@ -31,6 +31,7 @@ from modelyard.errors import ShuttingDown
 from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
 from modelyard.residency.manager import ResidencyManager
+from modelyard.workers.descriptors import raise_descriptor_limit
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
 from modelyard.workers.run_folder import RunFolder
 
@@ -45,6 +46,7 @@ log = structlog.get_logger()
 def serve(loaded: LoadedSettings) -> int:
     """Run a node until a signal ends it. Returns the exit status: 130 after SIGINT, 143 after SIGTERM."""
     settings = loaded.settings
+    raise_descriptor_limit()
     with (
         logging_to(level=settings.log.level, format=settings.log.format) as writer,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
