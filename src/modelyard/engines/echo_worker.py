@@ -38,20 +38,7 @@ class EchoWorker:
         self._slots = asyncio.Semaphore(settings.slots)
         self._is_loaded = False
         self._held: list[bytes] = []  # memory taken because the script says so
-        self._counters = dict.fromkeys(
-            (
-                "started",
-                "finished",
-                "cancelled",
-                "failed",
-                "running",
-                "running_max",
-                "waiting",
-                "waiting_max",
-                "tokens",
-            ),
-            0,
-        )
+        self._counters = dict.fromkeys(_COUNTERS, 0)
 
     async def load(self) -> None:
         """Take time and memory, and say so, or fail."""
