@@ -73,8 +73,8 @@ class Record:
         return self.is_open and self.leases < self.slots and (self.closed_from is None or order < self.closed_from)
 
     def measure(self, in_use: Mapping[str, int]) -> None:
-        """Take note of what it uses now; its reservation follows growth."""
-        if self.is_open:
+        """Take note of what it uses now, also while its last leases end; its reservation follows growth."""
+        if self.state in (Residency.RESIDENT, Residency.DRAINING):
             self.in_use = dict(in_use)
             self.held = raised(self.base, self.in_use)
 
