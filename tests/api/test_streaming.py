@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from modelyard.api.streaming import EventWriter
 from modelyard.errors import ShuttingDown
 from modelyard.providers.deadlines import Deadlines
+from modelyard.providers.ticket import Ticket
 from tests.providers.fake_worker import DONE, HEAD, HELLO, Step, delta, event, until, usage
 
 from .data_plane import DataPlane, data_plane
@@ -289,3 +291,24 @@ async def test_an_answer_that_is_no_event_stream_is_invalid() -> None:
     page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi"
     async with data_plane(lambda _body: [page]) as plane:
         assert (await plane.ask(CHAT)).json()["error"]["code"] == "upstream_invalid_response"
+
+
+async def test_content_waits_for_a_comment_under_way() -> None:
+    sent: list[str] = []
+    may_go, is_held = asyncio.Event(), asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if not sent and not may_go.is_set():
+            is_held.set()
+            await may_go.wait()  # the connection is full: the head cannot go out yet
+        sent.append(message.get("body", b"head").decode())
+
+    ticket = Ticket("r1", request_id="r", route="/", caller_id="me", started_at=0.0)
+    writer = EventWriter(send, ticket, list, keepalive_s=0.01)
+    await asyncio.wait_for(is_held.wait(), 10)
+    content = asyncio.create_task(writer.finish(b"content"))
+    await asyncio.sleep(0)
+    may_go.set()
+    await asyncio.wait_for(content, 10)
+
+    assert sent == ["head", ": keepalive\n\n", "content"]

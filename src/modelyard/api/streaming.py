@@ -102,7 +102,12 @@ class EventWriter:
         self._timer = self._loop.call_later(keepalive_s, self._look)
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
-        """Send bytes, headers first. Waits while the reader is behind."""
+        """Send bytes, headers first. Waits while the reader is behind, and for a comment under way."""
+        if self._silence is not None and not self._silence.done():
+            await asyncio.wait((self._silence,))
+        await self._put(data, more)
+
+    async def _put(self, data: bytes, more: bool) -> None:
         self._sending_since = self._last_sent_at = self._loop.time()
         if not self.started:
             self.started = True
@@ -113,8 +118,6 @@ class EventWriter:
     async def finish(self, data: bytes) -> None:
         """Send the last bytes of a complete answer."""
         self._is_last = True
-        if self._silence is not None and not self._silence.done():
-            await asyncio.wait((self._silence,))  # a comment under way ends before the last byte
         await self.write(data, more=False)
         self.close()
 
@@ -142,6 +145,6 @@ class EventWriter:
         else:
             left_s = self._last_sent_at + self._keepalive_s - now
             if left_s <= 0 and not self._is_last:
-                self._silence = self._loop.create_task(self.write(KEEPALIVE))
+                self._silence = self._loop.create_task(self._put(KEEPALIVE, True))
                 left_s = self._keepalive_s
         self._timer = self._loop.call_later(max(left_s, 0.001), self._look)
