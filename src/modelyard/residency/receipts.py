@@ -12,7 +12,7 @@ from modelyard.memory.planner import in_use
 from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
 from modelyard.units import MIB
 
-POLL_S = 0.05
+POLL_S = 0.01
 TOLERANCE_BYTES_MIN = 64 * MIB  # others come and go meanwhile
 TOLERANCE_RATIO = 0.05
 

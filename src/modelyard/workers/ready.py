@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psutil
 
@@ -18,8 +18,10 @@ from modelyard.errors import LoadFailed, LoadStalled
 from modelyard.types.memory import ProcessMemory
 from modelyard.workers.process import Worker
 
-POLL_FIRST_S = 0.005
-POLL_MAX_S = 0.25
+POLL_S_MIN = 0.005
+POLL_S_MAX = 0.25
+POLL_RATIO = 0.02  # of the time it has taken so far: what asking too late may add
+LOOK_S = 0.25  # between two looks at memory and processor time; a short load is over before the first
 PROBE_S = 1.0
 LINES_KEPT_MAX = 50
 BUSY_RATIO = 0.2  # of one core; answering our own probes costs less
@@ -42,8 +44,8 @@ class LoadWatch:
 async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
     """Return once the worker answers its ready path. Raises `LoadFailed` or `LoadStalled`; does not stop it."""
     began = time.monotonic()
-    signs = _Signs(worker, watch.memory, seen_at=began)
-    delay = POLL_FIRST_S
+    signs = _Signs(worker, watch.memory, seen_at=began, looked_at=began)
+    delay = POLL_S_MIN
     watch.on_progress("loading", 0.0)
     while not await _is_ready(worker):
         await asyncio.wait((worker.exited,), timeout=delay)
@@ -51,8 +53,8 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
             end = worker.exited.result().text
             raise _failed(worker, watch, f"{watch.explain(worker.last_lines())} ({end})", end)
         now = time.monotonic()
-        delay = min(POLL_MAX_S, delay * 1.5)
-        if delay >= POLL_MAX_S / 2:  # a short load is over before its memory was ever looked at
+        delay = min(POLL_S_MAX, max(POLL_S_MIN, POLL_RATIO * (now - began)))
+        if now - signs.looked_at >= LOOK_S:
             held = await asyncio.to_thread(signs.look, now)  # it looks through every process there is
             if watch.expected_bytes and held:
                 watch.on_progress("loading", min(0.99, held / watch.expected_bytes))
@@ -79,21 +81,21 @@ class _Signs:
     worker: Worker
     memory: Callable[[], ProcessMemory]
     seen_at: float
+    looked_at: float
     _lines: int = 0
     _bytes_max: int = 0
     _cpu_s: float = 0.0
-    _looked_at: float = field(default=0.0)
 
     def look(self, now: float) -> int:
         """Note what has changed; the bytes it holds now."""
         held = self.memory()
         count = held.anonymous_bytes + held.file_bytes + sum(held.gpu_bytes.values())
         cpu_s = _cpu_s(self.worker.pid)
-        is_busy = cpu_s - self._cpu_s > BUSY_RATIO * (now - self._looked_at)
+        is_busy = cpu_s - self._cpu_s > BUSY_RATIO * (now - self.looked_at)
         if count > self._bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
             self.seen_at = now
         self._bytes_max, self._lines = max(count, self._bytes_max), self.worker.line_count
-        self._cpu_s, self._looked_at = cpu_s, now
+        self._cpu_s, self.looked_at = cpu_s, now
         return count
 
 
