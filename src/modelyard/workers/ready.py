@@ -7,6 +7,9 @@ come, processor time that is spent. Knows nothing about engines.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,7 +50,7 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
     signs = _Signs(worker, watch.memory, seen_at=began, looked_at=began)
     delay = POLL_S_MIN
     watch.on_progress("loading", 0.0)
-    while not await _is_ready(worker):
+    while not await _is_ready(worker, watch):
         await asyncio.wait((worker.exited,), timeout=delay)
         if worker.exited.done():
             end = worker.exited.result().text
@@ -111,17 +114,30 @@ def _cpu_s(pid: int) -> float:
     return total
 
 
-async def _is_ready(worker: Worker) -> bool:
-    """One question to the ready path; anything but 200 in time is a no."""
+async def _is_ready(worker: Worker, watch: LoadWatch) -> bool:
+    """One question to the ready path; anything but 200 in time is a no. Raises if a stranger listens there."""
     if not worker.socket.exists():
         return False
     try:
         async with asyncio.timeout(PROBE_S):
             reader, writer = await asyncio.open_unix_connection(str(worker.socket))
             try:
+                if not is_ours(writer.get_extra_info("socket").fileno()):
+                    raise _failed(worker, watch, "its socket belongs to another user", "")
                 writer.write(f"GET {worker.ready_path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
                 return (await reader.readline()).split(b" ")[1:2] == [b"200"]
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError):
         return False
+
+
+def is_ours(fd: int) -> bool:
+    """Whether whoever listens at the other end of a Unix socket runs as the same user. True where nobody can tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    layout = "3i"  # pid, uid, gid
+    with socket.socket(fileno=os.dup(fd)) as peer:
+        found = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(layout))
+    _pid, uid, _gid = struct.unpack(layout, found)
+    return bool(uid == os.getuid())
