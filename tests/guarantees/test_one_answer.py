@@ -117,6 +117,10 @@ async def kill_now_and_then(chaos: random.Random, server: Server, done: asyncio.
     return sum(killed.values())
 
 
+def finished_requests(server: Server) -> list[dict[str, Any]]:
+    return [one for one in server.log_events() if one.get("event") == "request.finished"]
+
+
 async def test_every_request_gets_one_answer_from_one_attempt(server: Server) -> None:
     seed = random.SystemRandom().randrange(10**6) if PROVE else 1
     async with client() as session:
@@ -138,8 +142,9 @@ async def test_every_request_gets_one_answer_from_one_attempt(server: Server) ->
         await until(is_over, "no request is left")
         tell(f"seed {seed}, {kills} kills, {dict(yard.outcomes)}")
 
-        # One outcome each, the same in the answer, the log and the figures.
-        finished = [one for one in server.log_events() if one.get("event") == "request.finished"]
+        # One outcome each, the same in the answer, the log and the figures. Lines are written by a thread of their own.
+        await until(lambda: len(finished_requests(server)) >= REQUESTS, "every request is in the log")
+        finished = finished_requests(server)
         assert Counter(one["request_id"] for one in finished) == Counter(f"q{n}" for n in range(REQUESTS))
         logged = {one["request_id"]: one["code"] for one in finished}
         assert {id: logged[id] for id in yard.expected} == yard.expected
