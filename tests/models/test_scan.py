@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,13 +270,26 @@ def test_a_folder_that_is_not_there_is_a_problem_and_the_others_are_scanned(tmp_
     assert [model.name for model in result.models] == ["m"]
 
 
-def test_a_folder_without_permission_is_a_problem(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
-    if os.access(closed, os.R_OK):
-        pytest.skip("runs as a user who may read everything")
+SCAN_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from modelyard.models.scan import scan
+if os.getuid() == 0:
+    os.setuid(65534)  # root may read everything
+for problem in scan([Path(sys.argv[1])]).problems:
+    print(problem.path, problem.problem)
+"""
 
-    assert [problem.path for problem in scan([tmp_path]).problems] == [closed]
+
+def test_a_folder_without_permission_is_a_problem() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        closed = Path(name) / "closed"
+        closed.mkdir(mode=0)
+
+        said = subprocess.run([sys.executable, "-c", SCAN_AS_NOBODY, name], capture_output=True, text=True, check=True)
+
+    assert said.stdout == f"{closed} cannot be read: Permission denied\n"
 
 
 def test_links_to_files_are_followed_and_links_out_of_the_folder_or_in_circles_are_not(tmp_path: Path) -> None:
