@@ -24,7 +24,8 @@ from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
-from modelyard.config.schema import ModelOptions, Settings
+from modelyard.config.model_settings import ModelOptions
+from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
 from modelyard.engines import hardware
 from modelyard.engines.base import Engine

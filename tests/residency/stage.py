@@ -69,7 +69,7 @@ class Stage:
         self.feed(DevicesRead(self.now, (reading,), own))
         return self
 
-    def ask(self, ticket: int, model: ModelSpec, caller: str = "me", **more: float) -> Stage:
+    def ask(self, ticket: int, model: ModelSpec, caller: str = "me", **more: Any) -> Stage:
         deadline = more.pop("deadline", FOREVER)
         self.feed(Requested(self.now, ticket, model, caller, deadline, **more))
         return self

@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 
 from modelyard.config.echo import EchoSettings
 from modelyard.config.explain import written
-from modelyard.config.schema import KeySettings, LaunchSettings, ModelOptions, Settings
+from modelyard.config.model_settings import GroupSettings, LaunchSettings, ModelOptions
+from modelyard.config.schema import KeySettings, Settings
 
 _HEAD = """# Settings
 
@@ -61,6 +62,7 @@ secret = "env:LAPTOP_KEY"
 _TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "models.launch": (LaunchSettings, "models.launch"),
     "models.options": (ModelOptions, 'models.options."NAME"'),
+    "models.groups": (GroupSettings, 'models.groups."NAME"'),
     "models.echo": (EchoSettings, 'models.echo."NAME"'),
 }
 
@@ -70,11 +72,10 @@ def settings_markdown() -> str:
     sections = [_HEAD]
     for name, field in Settings.model_fields.items():
         kind = KeySettings if name == "keys" else field.annotation
-        assert isinstance(kind, type), "a section is a class"
-        assert issubclass(kind, BaseModel), "a section is a class of settings"
         sections.append(f"## [[{name}]]\n" if name == "keys" else f"## [{name}]\n")
         sections.append(f"{field.description}\n")
-        sections.extend(_entries(kind, name))
+        if isinstance(kind, type) and issubclass(kind, BaseModel):  # else a plain table: name = value
+            sections.extend(_entries(kind, name))
     for prefix, (kind, title) in _TABLES.items():
         sections.append(f"## [{title}]\n")
         sections.append(f"{' '.join((kind.__doc__ or '').split())}\n")

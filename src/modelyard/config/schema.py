@@ -9,22 +9,16 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from modelyard.config.echo import EchoSettings
+from modelyard.config.model_settings import ModelsSettings
+from modelyard.config.section import Section
 from modelyard.config.values import Bytes, NoneText, Seconds, Ttl
 
 KEY_CHARS_MIN = 16
 _HASH_PREFIX = "sha256:"
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses what it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 def _network(text: str) -> str:
@@ -32,16 +26,7 @@ def _network(text: str) -> str:
     return text
 
 
-def _engine_name(value: object) -> object:
-    return (
-        {"llama.cpp": "llamacpp", "llama_cpp": "llamacpp"}.get(value.lower(), value)
-        if isinstance(value, str)
-        else value
-    )
-
-
 Right = Literal["infer", "read", "metrics", "admin"]
-EngineName = Annotated[Literal["llamacpp", "echo"], BeforeValidator(_engine_name)]
 Network = Annotated[str, AfterValidator(_network)]
 
 
@@ -90,6 +75,9 @@ class KeySettings(Section):
     models: tuple[str, ...] | None = Field(
         default=None, description="Models the key may use; every model if not given."
     )
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Added to the model's: whose requests get memory first."
+    )
 
     @field_validator("secret")
     @classmethod
@@ -125,9 +113,17 @@ class LimitSettings(Section):
 
 
 class MemorySettings(Section):
-    """How much memory models may have."""
+    """How much memory models may have, and who gives way to whom."""
 
+    policy: Literal["fit", "exclusive"] = Field(
+        default="fit",
+        description="`fit`: models leave only when their room is needed. `exclusive`: models of one kind (local, "
+        "ollama, openai) at a time.",
+    )
     headroom_bytes: Bytes = Field(default=512 * 1024**2, description="Kept free on every device.")
+    headroom: Mapping[str, Bytes] = Field(
+        default={}, description='Kept free on single devices instead: `headroom = { gpu0 = "1GiB" }`.'
+    )
     ram_limit_bytes: Annotated[Bytes | None, NoneText] = Field(
         default=None, ge=1, description="Most main memory that models may have together; all of it if not given."
     )
@@ -158,66 +154,6 @@ class DeadlineSettings(Section):
     load_per_gib_s: Seconds = Field(default=20.0, description="Added to `load_s` for each GiB of the model.")
 
 
-class LaunchSettings(Section):
-    """How workers are started. What is not given is chosen from the hardware; `modelyard show MODEL` says why."""
-
-    context_length: Annotated[int | None, NoneText] = Field(
-        default=None, ge=64, description="Tokens of context per slot."
-    )
-    slots: Annotated[int | None, NoneText] = Field(
-        default=None, ge=1, le=256, description="Requests a worker serves at once."
-    )
-    threads: Annotated[int | None, NoneText] = Field(
-        default=None, ge=1, le=1024, description="CPU threads of a worker."
-    )
-    n_batch: Annotated[int | None, NoneText] = Field(
-        default=None, ge=16, le=65536, description="Prompt tokens computed in one step."
-    )
-    n_gpu_layers: Annotated[int | None, NoneText] = Field(
-        default=None, ge=0, le=100_000, description="Layers placed on the GPU; 0 keeps the model off it."
-    )
-    kv_type: Literal["f16", "q8_0", "q4_0"] | None = Field(default=None, description="Number format of the KV cache.")
-    prompt_cache_bytes: Annotated[Bytes | None, NoneText] = Field(
-        default=None, description="Memory for prompts kept between requests; counted in the footprint."
-    )
-
-
-class ModelOptions(LaunchSettings):
-    """What differs for one model."""
-
-    idle_ttl_s: Annotated[Ttl | None, NoneText] = Field(
-        default=None, description="Its own idle TTL instead of `residency.idle_ttl_s`; negative: never unloaded."
-    )
-    pinned: bool = Field(default=False, description="Loaded at start, never evicted, never expired.")
-
-
-class ModelsSettings(Section):
-    """Which models there are, and their names."""
-
-    folders: tuple[Path, ...] = Field(
-        default=(), description="Folders (or single files) to look for models in. Not given: the `models` folder of "
-        "`modelyard paths`, if it exists."
-    )  # fmt: skip
-    builtin: bool = Field(default=True, description="Offer the small built-in model `yardling`.")
-    default: str | None = Field(default=None, min_length=1, description="Model that answers a request that names none.")
-    engine: EngineName | None = Field(default=None, description="Serve with this engine only: `llamacpp`.")
-    aliases: Mapping[str, str] = Field(default={}, description='Further names: `alias = "model"`.')
-    launch: LaunchSettings = Field(default=LaunchSettings(), description="How every worker is started.")
-    options: Mapping[str, ModelOptions] = Field(
-        default={}, description='What differs per model: `[models.options."name"]`.'
-    )
-    echo: Mapping[str, EchoSettings] = Field(
-        default={}, description='Scripted fake models for tests and demonstrations: `[models.echo."name"]`.'
-    )
-
-    def options_for(self, name: str) -> ModelOptions:
-        """The options of one model: its own where given, else those for every worker."""
-        own = next((value for key, value in self.options.items() if key.lower() == name.lower()), ModelOptions())
-        return own.model_copy(
-            update={field: value for field, value in self.launch if getattr(own, field) is None and value is not None}
-        )
-
-
 class LogSettings(Section):
     """What is logged, and how."""
 
@@ -245,6 +181,11 @@ class Settings(Section):
         default=DeadlineSettings(), description="How long each part of a request may take."
     )
     models: ModelsSettings = Field(default=ModelsSettings(), description="Which models there are, and their names.")
+    roles: Mapping[str, str] = Field(
+        default={},
+        description='Roles usable as model names: `chat = "model"`. Roles that share a model load it once; unloaded by '
+        "role it leaves with its last role.",
+    )
     log: LogSettings = Field(default=LogSettings(), description="What is logged, and how.")
 
     @field_validator("keys")

@@ -26,6 +26,27 @@ class Requested:
     caller: str
     deadline: float
     keep_alive_s: float | None = None  # negative: for ever; 0: leave at once; None: as it was
+    priority: int = 0  # of the caller; the model's own is added
+    role: str = ""  # the role it was asked for by, if by one
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Another node brought this model into memory we share. Answered with `Adopt`, unless it is known already."""
+
+    now: float
+    spec: ModelSpec
+    in_use: Mapping[str, int]
+    slots: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Another node took its model out by itself."""
+
+    now: float
+    model: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,7 @@ class LoadBroke:
     model: str
     epoch: int
     error: YardError
+    is_memory: bool = False  # there was not enough memory: a smaller way to start it may do
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +127,20 @@ class LoadAsked:
     spec: ModelSpec
     deadline: float
     pinned: bool | None = None  # None: leave the pin as it is
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UnloadAsked:
-    """An operator wants this model out of memory; with `force` its leases are broken."""
+    """An operator wants this model out of memory; with `force` its leases are broken.
+
+    With a role only that role lets go of it; the model leaves when its last role has.
+    """
 
     now: float
     model: str
     force: bool = False
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +169,8 @@ class Shutdown:
 
 Event = (
     Requested
+    | Adopted
+    | Left
     | Released
     | Cancelled
     | Loaded
@@ -162,6 +191,15 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class Load:
     """Start a worker; answer with `Loaded` or `LoadBroke`."""
+
+    model: str
+    epoch: int
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Keep account of a model that another node brought in; it is resident from the start."""
 
     model: str
     epoch: int
@@ -209,4 +247,4 @@ class Tell:
     fields: dict[str, object]
 
 
-Effect = Load | Unload | Grant | Refuse | WakeAt | Tell
+Effect = Load | Adopt | Unload | Grant | Refuse | WakeAt | Tell

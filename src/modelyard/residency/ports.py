@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from modelyard.types.memory import ProcessMemory
-from modelyard.types.model import Model, ModelSpec
+from modelyard.types.model import Kind, Model, ModelSpec
 
 
 class RunningWorker(Protocol):
@@ -33,6 +34,33 @@ class RunningWorker(Protocol):
 
     async def stop(self) -> None:
         """End it; returns when the whole tree is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResident:
+    """A model in memory at another node that shares devices with us."""
+
+    name: str  # as the catalog knows it
+    bytes: dict[str, int]  # per device of ours
+    expires_in_s: float | None = None  # None: when that node likes
+
+
+class SharedNode(Protocol):
+    """Another node on our devices, an Ollama server for instance: its residents are entries of our ledger."""
+
+    kind: Kind
+
+    async def residents(self) -> tuple[NodeResident, ...]:
+        """What it holds now. Raises `YardError` if it cannot be asked: then nothing has changed."""
+        ...
+
+    async def load(self, name: str) -> NodeResident:
+        """Bring a model in; returns once it is there. Raises `LoadFailed` or another `YardError`."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Take a model out; returns once it is seen gone. Raises `YardError` if it stays."""
         ...
 
 

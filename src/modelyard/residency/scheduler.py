@@ -15,16 +15,19 @@ from modelyard.memory.planner import never_fits
 from modelyard.types.status import Residency
 
 from .messages import (
+    Adopted,
     Cancelled,
     DevicesRead,
     Effect,
     Event,
+    Left,
     LoadAsked,
     LoadBroke,
     Loaded,
     PinAsked,
     Released,
     Requested,
+    Shutdown,
     Tick,
     UnloadAsked,
     Unloaded,
@@ -67,8 +70,10 @@ class Scheduler(Settling):
             case PinAsked():
                 self._pins[event.model] = event.pinned
                 is_done = False
-            case _:  # Shutdown, the only one left
+            case Shutdown():
                 is_done = self._shutdown(force=event.force)
+            case Adopted() | Left():
+                raise NotImplementedError
         if not is_done:
             self._settle(now)
         return effects

@@ -16,7 +16,7 @@ class DeviceReading:
     name: str
     total_bytes: int  # for RAM the smaller of the machine and the cgroup limit
     free_bytes: int  # what a new allocation could get now
-    kind: Literal["ram", "gpu"] = "ram"
+    kind: Literal["ram", "gpu", "unified"] = "ram"  # unified: main memory that the processor and the GPU share
     limited_by: str = ""  # "cgroup" or "configuration" where a limit is smaller than the machine
     used_bytes: int = -1  # in use by anybody; a total below what the device has says nothing about that
 
@@ -29,11 +29,12 @@ class DeviceReading:
 class Footprint:
     """Bytes a resident model occupies per device.
 
-    `band_ratio` is how wrong a prediction may be: the planner reserves `bytes * (1 + band_ratio)`.
+    `band_ratio` is how wrong a prediction may be: the planner reserves `bytes * (1 + band_ratio)`. If nobody can say
+    (source `unknown`), `bytes` only names the devices it may use; it then gets them to itself, once, and is measured.
     """
 
     bytes: dict[str, int]
-    source: Literal["measured", "oracle", "formula", "declared"] = "formula"
+    source: Literal["measured", "oracle", "formula", "declared", "unknown"] = "formula"
     band_ratio: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)  # weights, kv, compute, prompt_cache: what it is made of
 
@@ -45,6 +46,10 @@ class Footprint:
     def total_bytes(self) -> int:
         return sum(self.bytes.values())
 
+    @property
+    def is_known(self) -> bool:
+        return self.source != "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
@@ -53,6 +58,15 @@ class ProcessMemory:
     anonymous_bytes: int = 0
     file_bytes: int = 0
     gpu_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process of somebody else, and what it holds."""
+
+    pid: int
+    name: str
+    bytes: dict[str, int]  # per device
 
 
 @dataclass(frozen=True, slots=True)

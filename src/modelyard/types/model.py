@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from .facts import ModelFacts
 from .memory import Footprint
@@ -70,14 +71,32 @@ class Model:
     metadata: dict[str, object] = field(default_factory=dict)
 
 
+Kind = Literal["local", "ollama", "openai"]  # who brings a model into memory: we, an Ollama node, or nobody here
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What residency must know to place one model: its size, its slots, and how long it takes to come back."""
 
     name: str
-    identity: str  # of the model and its launch options: two specs of equal identity need no reload
+    identity: str  # of the model and its launch options but the context: of two equal ones the larger context serves
     footprint: Footprint
     slots: int = 1
     load_s_expected: float = 1.0
     idle_ttl_s: float | None = None  # this model's own idle TTL; negative is for ever, None the node's default
     pinned: bool = False  # pinned by configuration
+    kind: Kind = "local"
+    context_length: int = 0  # per slot; 0: it has none, or nobody knows
+    weight: float = 1.0  # multiplies what it costs to bring back: heavier ones are evicted later
+    priority: int = 0  # who waits for a higher one gets memory first; nobody is overtaken without bound
+    group: str = ""  # of a group only so many are in memory at a time
+    rungs: tuple[ModelSpec, ...] = ()  # smaller ways to start it, the best first, each with its own prediction
+    degraded: tuple[str, ...] = ()  # what this rung gives up: `context_length=4096`
+
+    def serves(self, wanted: ModelSpec) -> bool:
+        """Whether a resident started like this serves who wants `wanted`, or one of its rungs."""
+        if self.identity == wanted.identity and self.context_length >= wanted.context_length:
+            return True
+        return bool(self.degraded) and any(
+            self.identity == rung.identity and self.context_length >= rung.context_length for rung in wanted.rungs
+        )

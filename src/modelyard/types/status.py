@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .memory import DeviceReading
+from .memory import DeviceReading, Holder
 
 
 class Residency(StrEnum):
@@ -39,17 +39,39 @@ class ResidentStatus:
     load_s: float | None
     expires_in_s: float | None  # None: never, or busy
     pid: int | None = None
+    kind: str = "local"
+    roles: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()  # what was given up so that it fits
+    predicted_bytes: dict[str, int] = field(default_factory=dict)  # before the load, without the band
+    peak_bytes: dict[str, int] = field(default_factory=dict)  # the most it was seen to use
+    phase: str = ""  # of a load: starting, loading, warming up, ready
+    progress: float | None = None  # of a load, from 0 to 1
+    eta_s: float | None = None  # until it is ready, from what its loads took before
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device's ledger."""
+    """One device's ledger. What our models hold, by state, is together `reserved_bytes`."""
 
     reading: DeviceReading
     headroom_bytes: int
     budget_bytes: int
     reserved_bytes: int
     foreign_bytes: int
+    held_bytes: dict[str, int] = field(default_factory=dict)  # loading, resident, draining, leaving; promised apart
+    holders: tuple[Holder, ...] = ()  # who holds the foreign bytes, the largest first, as far as anybody can tell
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStatus:
+    """How it stands with one request, or one operator's wish, that waits for memory or a slot."""
+
+    model: str
+    position: int  # 1 is next
+    reason: str  # loading, memory, busy, foreign, slot
+    waited_s: float
+    eta_s: float | None = None  # a guess from past loads and the pace of grants
+    detail: str = ""  # who is in the way, or how far the load is
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""The settings about models: which there are, how their workers are started, how long they stay. See schema.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from modelyard.config.echo import EchoSettings
+from modelyard.config.section import Section
+from modelyard.config.values import Bytes, NoneText, Ttl
+
+LADDER_FIELDS = ("context_length", "n_batch", "kv_type", "n_gpu_layers", "model")
+
+
+def _engine_name(value: object) -> object:
+    return (
+        {"llama.cpp": "llamacpp", "llama_cpp": "llamacpp"}.get(value.lower(), value)
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _ladder_step(text: str) -> str:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not value or name not in LADDER_FIELDS:
+        raise ValueError(f"a step is one of {', '.join(LADDER_FIELDS)}, then = and a value")
+    if name in ("context_length", "n_batch", "n_gpu_layers") and not value.isdecimal():
+        raise ValueError(f"{name} is a whole number")
+    if name == "kv_type" and value not in ("f16", "q8_0", "q4_0"):
+        raise ValueError("kv_type is one of f16, q8_0, q4_0")
+    return f"{name}={value}"
+
+
+EngineName = Annotated[Literal["llamacpp", "echo"], BeforeValidator(_engine_name)]
+LadderStep = Annotated[str, AfterValidator(_ladder_step)]
+
+
+class LaunchSettings(Section):
+    """How workers are started. What is not given is chosen from the hardware; `modelyard show MODEL` says why."""
+
+    context_length: Annotated[int | None, NoneText] = Field(
+        default=None, ge=64, description="Tokens of context per slot."
+    )
+    slots: Annotated[int | None, NoneText] = Field(
+        default=None, ge=1, le=256, description="Requests a worker serves at once."
+    )
+    threads: Annotated[int | None, NoneText] = Field(
+        default=None, ge=1, le=1024, description="CPU threads of a worker."
+    )
+    n_batch: Annotated[int | None, NoneText] = Field(
+        default=None, ge=16, le=65536, description="Prompt tokens computed in one step."
+    )
+    n_gpu_layers: Annotated[int | None, NoneText] = Field(
+        default=None, ge=0, le=100_000, description="Layers placed on the GPU; 0 keeps the model off it."
+    )
+    kv_type: Literal["f16", "q8_0", "q4_0"] | None = Field(default=None, description="Number format of the KV cache.")
+    prompt_cache_bytes: Annotated[Bytes | None, NoneText] = Field(
+        default=None, description="Memory for prompts kept between requests; counted in the footprint."
+    )
+    ladder: tuple[LadderStep, ...] = Field(
+        default=(),
+        description="What to give up, step by step, when a model does not fit: `context_length=8192`, `n_batch=64`, "
+        "`kv_type=q8_0`, `n_gpu_layers=20`, or `model=NAME`, another model that answers instead. The reply says so.",
+    )
+
+
+class ModelOptions(LaunchSettings):
+    """What differs for one model."""
+
+    idle_ttl_s: Annotated[Ttl | None, NoneText] = Field(
+        default=None, description="Its own idle TTL instead of `residency.idle_ttl_s`; negative: never unloaded."
+    )
+    pinned: bool = Field(default=False, description="Loaded at start, never evicted, never expired.")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="How much dearer than its load time it is to bring back; heavier ones are evicted later.",
+    )
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Who waits for a model of higher priority gets memory first."
+    )
+    group: str = Field(default="", description="Name of its group in `models.groups`.")
+
+
+class GroupSettings(Section):
+    """Models of which only so many are in memory at a time."""
+
+    resident_max: int = Field(default=1, ge=1, description="How many of the group are in memory at a time.")
+
+
+class ModelsSettings(Section):
+    """Which models there are, and their names."""
+
+    folders: tuple[Path, ...] = Field(
+        default=(), description="Folders (or single files) to look for models in. Not given: the `models` folder of "
+        "`modelyard paths`, if it exists."
+    )  # fmt: skip
+    builtin: bool = Field(default=True, description="Offer the small built-in model `yardling`.")
+    default: str | None = Field(default=None, min_length=1, description="Model that answers a request that names none.")
+    engine: EngineName | None = Field(default=None, description="Serve with this engine only: `llamacpp`.")
+    aliases: Mapping[str, str] = Field(default={}, description='Further names: `alias = "model"`.')
+    launch: LaunchSettings = Field(default=LaunchSettings(), description="How every worker is started.")
+    options: Mapping[str, ModelOptions] = Field(
+        default={}, description='What differs per model: `[models.options."name"]`.'
+    )
+    groups: Mapping[str, GroupSettings] = Field(
+        default={}, description='Groups of models of which only some are in memory: `[models.groups."name"]`.'
+    )
+    echo: Mapping[str, EchoSettings] = Field(
+        default={}, description='Scripted fake models for tests and demonstrations: `[models.echo."name"]`.'
+    )
+
+    def options_for(self, name: str) -> ModelOptions:
+        """The options of one model: its own where given, else those for every worker."""
+        own = next((value for key, value in self.options.items() if key.lower() == name.lower()), ModelOptions())
+        return own.model_copy(
+            update={
+                field: value for field, value in self.launch if getattr(own, field) in (None, ()) and value is not None
+            }
+        )
