@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from modelyard.errors import LoadFailed, WorkerCrashed, YardError
 from modelyard.residency.messages import (
