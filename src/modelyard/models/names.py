@@ -34,6 +34,7 @@ class Found:
     top: Path  # the scanned folder
     projector: Path | None = None
     problem: str = ""
+    is_folder: bool = False  # its first file stands for the whole folder
     name: str = ""
     aliases: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Finds the models in folders: single files, split sets, projectors beside them, damaged files too.
+"""Finds the models in folders: single files, split sets, projectors beside them, safetensors folders, damaged ones too.
 
 Bounded in depth and count; a folder that cannot be read is a problem in the result, never a crash. Links to folders are
 followed only inside the scanned folder, links to files anywhere. What models are called is decided in names.
@@ -16,6 +16,7 @@ from pathlib import Path
 from modelyard.types.model import Model
 
 from .describe import describe, kind_of
+from .folder import describe_folder, is_model_folder
 from .names import Found, named
 
 DEPTH_MAX = 8
@@ -48,6 +49,7 @@ class _Walk:
     """What one scan has seen so far."""
 
     files: dict[Path, Path] = field(default_factory=dict)  # file -> the scanned folder it is in
+    folders: dict[Path, Path] = field(default_factory=dict)  # a folder that is one model -> the scanned folder
     problems: list[Problem] = field(default_factory=list)
     entry_count: int = 0
 
@@ -70,6 +72,8 @@ def scan(folders: Sequence[Path], known: Iterable[Model] = ()) -> ScanResult:
 def _described(one: Found, earlier: Model | None) -> Model:
     if earlier is not None and _is_unchanged(one, earlier):
         return replace(earlier, name=one.name, aliases=one.aliases)
+    if one.is_folder:
+        return replace(describe_folder(one.name, one.files[0].parent), aliases=one.aliases)
     model = describe(one.name, one.files, projector=one.projector, problem=one.problem)
     return replace(model, aliases=one.aliases)
 
@@ -93,6 +97,8 @@ def _walk(folder: Path, top: Path, depth: int, walk: _Walk) -> None:
     except OSError as failure:
         walk.problems.append(Problem(folder, f"cannot be read: {failure.strerror or failure}"))
         return
+    if is_model_folder(entry.name for entry in entries):
+        walk.folders[folder] = top
     for entry in entries:
         walk.entry_count += 1
         if walk.entry_count > ENTRY_COUNT_MAX or len(walk.files) >= FILE_COUNT_MAX:
@@ -140,6 +146,8 @@ def _grouped(walk: _Walk) -> list[Found]:
         else:
             singles.append(path)
     found = [Found(path.stem, (path,), walk.files[path], projectors.get(path.parent)) for path in singles]
+    for folder, top in walk.folders.items():
+        found.append(Found(folder.name, (folder / "config.json",), top, is_folder=True))
     for (folder, stem, count), parts in splits.items():
         files = tuple(parts[number] for number in sorted(parts))
         missing = [number for number in range(1, count + 1) if number not in parts]

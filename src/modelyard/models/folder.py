@@ -1,0 +1,218 @@
+"""From a folder as Hugging Face lays it out (config.json, safetensors files) to a `Model`.
+
+A folder with `modules.json` is a sentence-transformers one. Weights that can run code when read, and models that need
+code of their own, become models with a problem: listed, and never served. Reads headers and settings, never weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelyard.errors import ModelFileError
+from modelyard.types.facts import LayerFacts, ModelFacts
+from modelyard.types.model import Capability, Model
+
+from .safetensors import StoredTensor, read_tensors
+
+CONFIG_MAX_BYTES = 4 * 1024**2
+PARTS_MAX = 1000
+LAYER_COUNT_MAX = 1024
+NUMBER_MAX = 2**32 - 1
+TRANSFORMERS, EMBEDDINGS = "transformers", "embeddings"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+_STORED_AS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
+
+Config = Mapping[str, Any]
+
+
+def is_model_folder(names: Iterable[str]) -> bool:
+    """Whether a folder with these files is one model.
+
+    >>> is_model_folder(["config.json", "model.safetensors"]), is_model_folder(["config.json", "notes.txt"])
+    (True, False)
+    """
+    found = set(names)
+    return "config.json" in found and any(
+        name.endswith(".safetensors") or (name.endswith(PICKLED) and name.startswith(("pytorch_model", "model")))
+        for name in found
+    )
+
+
+def describe_folder(name: str, folder: Path) -> Model:
+    """The model in a folder; one that cannot be read has a problem."""
+    is_sentence = (folder / "modules.json").exists()
+    engine = EMBEDDINGS if is_sentence else TRANSFORMERS
+    files = tuple(sorted(folder.glob("*.safetensors")))[:PARTS_MAX]
+    common = Model(name=name, engine=engine, files=files, format="safetensors", metadata={"folder": str(folder)})
+    try:
+        about = [path.stat() for path in (*files, folder / "config.json")]
+        stamp = hashlib.sha256("\0".join(f"{one.st_size} {one.st_mtime_ns}" for one in about).encode())
+        config = _read_json(folder / "config.json")
+        stamp.update(msgspec.json.encode(config))
+        common = replace(
+            common,
+            size_bytes=sum(one.st_size for one in about),
+            modified_at=max(one.st_mtime for one in about),
+            identity=stamp.hexdigest(),
+        )
+        problem = _problem(folder, files, config)
+        if problem:
+            return replace(common, problem=problem)
+        tensors = tuple(tensor for path in files for tensor in read_tensors(path))
+        return _with_config(common, folder, config, tensors)
+    except ModelFileError as damage:
+        return replace(common, problem=str(damage.fields["problem"]), identity=common.identity or name)
+    except (OSError, ValueError) as failure:
+        return replace(common, problem=str(failure), identity=common.identity or name)
+
+
+def facts_of_config(config: Config, tensors: Iterable[StoredTensor]) -> ModelFacts:
+    """What the formula needs. Raises `ValueError` for numbers no model has."""
+    text = config.get("text_config")
+    inner: Config = {**config, **text} if isinstance(text, dict) else config
+    count = _number(inner, "num_hidden_layers", "n_layer", "num_layers")
+    if not 1 <= count <= LAYER_COUNT_MAX:
+        raise ValueError(f"its configuration says it has {count} layers")
+    width = _number(inner, "hidden_size", "n_embd", "d_model")
+    heads = _number(inner, "num_attention_heads", "n_head") or 1
+    weight_bytes = WEIGHT_BYTES.get(kept_as(config, tensors))
+    stored = sum(_loaded_bytes(tensor, weight_bytes) for tensor in tensors)
+    layer = _layer(inner, heads, width)
+    windows = _windows(inner, count)
+    return ModelFacts(
+        architecture=str(config.get("model_type", ""))[:60],
+        layers=tuple(replace(layer, window_tokens=window) for window in windows),
+        embedding_width=width,
+        head_count=heads,
+        feed_forward_width=_number(inner, "intermediate_size", "n_inner", "ffn_dim") or 4 * width,
+        vocabulary_count=_number(inner, "vocab_size"),
+        context_length=_number(inner, "max_position_embeddings", "n_positions", "max_seq_len"),
+        output_bytes=stored,
+        is_output_tied=bool(config.get("tie_word_embeddings")),
+    )
+
+
+def kept_as(config: Config, tensors: Iterable[StoredTensor]) -> str:
+    """The number format the weights have in memory: the configuration's, else the one most are stored in."""
+    stated = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    if stated in WEIGHT_BYTES:
+        return stated
+    held: dict[str, int] = {}
+    for tensor in tensors:
+        held[tensor.type] = held.get(tensor.type, 0) + tensor.size_bytes
+    return _STORED_AS.get(max(held, key=held.__getitem__, default=""), "")
+
+
+def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[StoredTensor, ...]) -> Model:
+    if not tensors:
+        raise ValueError("it has no weights")
+    facts = facts_of_config(config, tensors)
+    if common.engine == EMBEDDINGS:
+        sentence = folder / "sentence_bert_config.json"
+        longest = _number(_read_json(sentence), "max_seq_length") if sentence.exists() else 0
+        facts = replace(facts, context_length=longest or facts.context_length)
+    return replace(
+        common,
+        architecture=facts.architecture,
+        parameter_count=sum(tensor.weight_count for tensor in tensors),
+        quantization=kept_as(config, tensors),
+        context_length=facts.context_length or None,
+        capabilities=_capabilities(common.engine, folder, config),
+        facts=facts,
+    )
+
+
+def _problem(folder: Path, files: tuple[Path, ...], config: Config) -> str:
+    if not files:
+        return "its weights are pickled, which may run code when read; convert them to safetensors"
+    if "auto_map" in config:
+        return "it needs program code of its own (auto_map), which is not run"
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        parts = _read_json(index).get("weight_map")
+        wanted = {str(part) for part in parts.values()} if isinstance(parts, dict) else set()
+        missing = sorted(wanted - {path.name for path in files})
+        if missing:
+            return f"part {missing[0][:100]!a} is missing"
+    return ""
+
+
+def _capabilities(engine: str, folder: Path, config: Config) -> frozenset[Capability]:
+    names = _classes(config)
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return frozenset({Capability.RERANK})
+    if engine == EMBEDDINGS or not any("ForCausalLM" in name or "ConditionalGeneration" in name for name in names):
+        return frozenset({Capability.EMBED})
+    tokenizer = folder / "tokenizer_config.json"
+    template = str(_read_json(tokenizer).get("chat_template", "")) if tokenizer.exists() else ""
+    if (folder / "chat_template.jinja").exists():
+        template = (folder / "chat_template.jinja").read_text(errors="replace")[:CONFIG_MAX_BYTES]
+    able = {Capability.COMPLETION} | ({Capability.CHAT} if template else set())
+    return frozenset(able | ({Capability.TOOLS} if "tools" in template else set()))
+
+
+def _layer(config: Config, heads: int, width: int) -> LayerFacts:
+    names = _classes(config)
+    if names and not any("CausalLM" in name or "ConditionalGeneration" in name for name in names):
+        return LayerFacts()  # an encoder keeps nothing between batches
+    kv_heads = _number(config, "num_key_value_heads") or (1 if config.get("multi_query") else heads)
+    head = _number(config, "head_dim") or width // heads
+    keys, values = kv_heads * head, kv_heads * head
+    if _number(config, "kv_lora_rank"):  # this library keeps the compressed form unpacked
+        keys = heads * (_number(config, "qk_nope_head_dim") + _number(config, "qk_rope_head_dim"))
+        values = heads * _number(config, "v_head_dim")
+    return LayerFacts(key_width=keys, value_width=values)
+
+
+def _windows(config: Config, count: int) -> list[int]:
+    window = _number(config, "sliding_window") if config.get("use_sliding_window", True) else 0
+    kinds = config.get("layer_types")
+    if not window:
+        return [0] * count
+    if isinstance(kinds, list) and len(kinds) == count:
+        return [window if kind == "sliding_attention" else 0 for kind in kinds]
+    return [window] * count
+
+
+def _classes(config: Config) -> list[str]:
+    named = config.get("architectures") or []
+    if not isinstance(named, list):
+        raise ValueError("its configuration does not name its classes as a list")
+    return [str(name) for name in named]
+
+
+def _loaded_bytes(tensor: StoredTensor, weight_bytes: int | None) -> int:
+    is_number = tensor.type in _STORED_AS
+    return tensor.weight_count * weight_bytes if weight_bytes and is_number else tensor.size_bytes
+
+
+def _number(config: Config, *names: str) -> int:
+    """The first of these that is there, as a whole number that is not negative; 0 if none is."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value <= NUMBER_MAX:
+                raise ValueError(f"its configuration has an impossible {name}")
+            return value
+    return 0
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        raw = file.read(CONFIG_MAX_BYTES + 1)
+    if len(raw) > CONFIG_MAX_BYTES:
+        raise ValueError(f"{path.name} is too large")
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        raise ValueError(f"{path.name} is not JSON") from problem
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return value
