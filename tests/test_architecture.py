@@ -16,16 +16,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
-    | engines | workers | residency | providers | routing | gateway | fleet | api web | compose
+    | engines | workers | residency | providers | routing | gateway | fleet | api web | compose wiring
     | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
     "errors.py", "units.py", "diagnosis.py",
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",
-    "memory/footprint.py", "memory/planner.py", "memory/eviction.py",
+    "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",
     "residency/scheduler.py", "residency/settling.py", "residency/acts.py", "residency/room.py", "residency/queue.py",
-    "residency/state.py", "residency/messages.py", "residency/refusals.py", "config/explain.py", "config/banner.py",
+    "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py", "config/explain.py", "config/banner.py",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "anyio", "os", "time", "random", "subprocess", "socket", "threading", "logging", "structlog", "secrets",
