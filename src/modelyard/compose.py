@@ -15,46 +15,44 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from modelyard import demo
 from modelyard.api.app import InferenceEndpoints, build_app
-from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.models import ModelEndpoints
 from modelyard.api.openai import OpenAIEndpoints
-from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
-from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
-from modelyard.engines import hardware
 from modelyard.engines.base import Engine
-from modelyard.engines.echo import Echo, echo_model
-from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.engines.echo import Echo
 from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
-from modelyard.gateway.keys import ALL_RIGHTS, Caller, KeyEntry, KeyRing, Right
-from modelyard.gateway.limits import Limits
+from modelyard.gateway.keys import ALL_RIGHTS, Caller
 from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import Metrics, NodeGauges
 from modelyard.gateway.operations import Operations
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
 from modelyard.models.catalog import Catalog
-from modelyard.models.describe import describe
-from modelyard.models.scan import scan
-from modelyard.providers.deadlines import Deadlines
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
-from modelyard.residency.state import ResidencyLimits
 from modelyard.types.model import Model
 from modelyard.types.status import Residency
+from modelyard.wiring import (
+    deadlines,
+    default_model,
+    guard,
+    keeping,
+    llamacpp,
+    residency_limits,
+    scan_models,
+    start_limits,
+)
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
-from modelyard.workers.start import Keeping, Starter, StartLimits
+from modelyard.workers.start import Starter
 
-BUILTIN = "yardling"
 CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who loads pinned models, in the log of acts
 
 log = structlog.get_logger()
@@ -151,121 +149,12 @@ def face(
     )
 
 
-# ---- values for the parts, from settings ----
-
-
-def scan_models(settings: Settings, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
-    """Every model this node answers for: found in folders, built in, scripted, and handed in."""
-    chosen = settings.models
-    found = scan(chosen.folders)
-    for problem in found.problems:
-        log.warning("models.folder_problem", path=str(problem.path), problem=problem.problem)
-    models = {model.name: model for model in found.models}
-    if chosen.builtin and demo.gguf_path().exists():
-        models.setdefault(BUILTIN, describe(BUILTIN, [demo.gguf_path()]))
-    for name, script in chosen.echo.items():
-        models[name.lower()] = echo_model(name, **script.model_dump(exclude_none=True))
-    models.update((model.name, model) for model in further)
-    if chosen.engine is not None:
-        return tuple(model for model in models.values() if model.engine == chosen.engine)
-    return tuple(models.values())
-
-
-async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
-    """The engine for GGUF files, on this machine's hardware."""
-    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
-    gpus = await hardware.usable_gpus(environment) if has_gpu else ()
-    return LlamaCpp(
-        hardware.read_hardware(gpus),
-        environment,
-        overrides=overrides(settings.models.options_for("")),
-        per_model={name: overrides(settings.models.options_for(name)) for name in settings.models.options},
-    )
-
-
-def overrides(options: ModelOptions) -> LlamaOverrides:
-    return LlamaOverrides(
-        context_length=options.context_length,
-        slots=options.slots,
-        threads=options.threads,
-        n_batch=options.n_batch,
-        n_gpu_layers=options.n_gpu_layers,
-        kv_type=options.kv_type,
-        prompt_cache_bytes=options.prompt_cache_bytes,
-    )
-
-
-def residency_limits(settings: Settings) -> ResidencyLimits:
-    residency = settings.residency
-    return ResidencyLimits(
-        headroom_bytes=settings.memory.headroom_bytes,
-        idle_ttl_s=residency.idle_ttl_s if residency.unload_enabled else -1.0,
-        queue_max=residency.queue_max,
-    )
-
-
-def keeping(settings: Settings) -> dict[str, Keeping]:
-    """How long single models stay, by name. Nothing expires where idle unloading is off."""
-    is_on = settings.residency.unload_enabled
-    return {
-        name: Keeping(options.idle_ttl_s if is_on else None, options.pinned)
-        for name, options in settings.models.options.items()
-    }
-
-
 async def preload(settings: Settings, operations: Operations) -> None:
     """Bring pinned models in, one after the other. One that cannot be loaded is logged, and tried when asked for."""
     for name, options in settings.models.options.items():
         if options.pinned:
             with suppress(YardError):
                 await operations.load(CONFIGURATION, name, pinned=True)
-
-
-def start_limits(settings: Settings) -> StartLimits:
-    given = settings.deadlines
-    return StartLimits(load_stall_s=given.load_stall_s, load_s=given.load_s, load_s_per_gib=given.load_per_gib_s)
-
-
-def deadlines(settings: Settings) -> Deadlines:
-    given = settings.deadlines
-    return Deadlines(given.connect_s, settings.residency.queue_s, given.first_token_s, given.between_tokens_s)
-
-
-def guard(settings: Settings, clock: Clock) -> Guard:
-    """Who may come in."""
-    server, given = settings.server, settings.limits
-    keys = KeyRing(
-        KeyEntry(
-            key.id,
-            f"sha256:{key.secret_sha256}",
-            frozenset(Right(right) for right in key.rights),
-            None if key.models is None else frozenset(key.models),
-        )
-        for key in settings.keys
-    )
-    where = "server.host" if server.fd is None else "server.fd"
-    for warning in check_bind(server.host, keys, allow_open=server.allow_open_bind, where=where):
-        log.warning("server.open_bind", warning=warning)
-    limits = Limits(
-        clock, requests_max=given.requests_max, window_s=given.window_s, concurrent_max=given.concurrent_max
-    )
-    return Guard(
-        keys=keys,
-        limits=limits,
-        hosts=HostPolicy(bind_host=server.host, declared=server.allowed_hosts),
-        origins=OriginPolicy(server.allowed_origins),
-        trusted_proxies=server.trusted_proxies,
-        allow_open=server.allow_open_bind,
-    )
-
-
-def default_model(settings: Settings, catalog: Catalog) -> str | None:
-    """Who answers a request that names no model: the configured one, else the only one there is."""
-    if settings.models.default is not None:
-        return settings.models.default
-    servable = [model.name for model in catalog.list() if not model.problem]
-    own = [name for name in servable if name != BUILTIN] or servable
-    return own[0] if len(own) == 1 else None
 
 
 async def launch_details(starter: Starter, model: Model) -> Mapping[str, object]:

@@ -22,7 +22,7 @@ import uvloop
 from modelyard import __version__
 from modelyard.api.http_protocol import listen
 from modelyard.api.server import YardServer, inherited
-from modelyard.compose import BUILTIN, Node, running_node
+from modelyard.compose import Node, running_node
 from modelyard.config.banner import start_lines
 from modelyard.config.explain import MachineFacts
 from modelyard.config.load import process_environment
@@ -31,6 +31,7 @@ from modelyard.errors import ShuttingDown
 from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
 from modelyard.residency.manager import ResidencyManager
+from modelyard.wiring import BUILTIN
 from modelyard.workers.descriptors import raise_descriptor_limit
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
 from modelyard.workers.run_folder import RunFolder

@@ -1,0 +1,141 @@
+"""Values for the parts of a node, from settings: pure translation, and nothing is joined or started here.
+
+What a setting means to a part is read here and nowhere else; compose puts the parts together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from modelyard import demo
+from modelyard.api.hosts import HostPolicy, OriginPolicy
+from modelyard.api.security import Guard, check_bind
+from modelyard.clock import Clock
+from modelyard.config.model_settings import ModelOptions
+from modelyard.config.schema import Settings
+from modelyard.engines import hardware
+from modelyard.engines.echo import echo_model
+from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.gateway.keys import KeyEntry, KeyRing, Right
+from modelyard.gateway.limits import Limits
+from modelyard.memory.devices import SystemDevices
+from modelyard.models.catalog import Catalog
+from modelyard.models.describe import describe
+from modelyard.models.scan import scan
+from modelyard.providers.deadlines import Deadlines
+from modelyard.residency.state import ResidencyLimits
+from modelyard.types.model import Model
+from modelyard.workers.start import Keeping, StartLimits
+
+BUILTIN = "yardling"
+
+log = structlog.get_logger()
+
+
+def scan_models(settings: Settings, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
+    """Every model this node answers for: found in folders, built in, scripted, and handed in."""
+    chosen = settings.models
+    found = scan(chosen.folders)
+    for problem in found.problems:
+        log.warning("models.folder_problem", path=str(problem.path), problem=problem.problem)
+    models = {model.name: model for model in found.models}
+    if chosen.builtin and demo.gguf_path().exists():
+        models.setdefault(BUILTIN, describe(BUILTIN, [demo.gguf_path()]))
+    for name, script in chosen.echo.items():
+        models[name.lower()] = echo_model(name, **script.model_dump(exclude_none=True))
+    models.update((model.name, model) for model in further)
+    if chosen.engine is not None:
+        return tuple(model for model in models.values() if model.engine == chosen.engine)
+    return tuple(models.values())
+
+
+async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
+    """The engine for GGUF files, on this machine's hardware."""
+    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
+    gpus = await hardware.usable_gpus(environment) if has_gpu else ()
+    return LlamaCpp(
+        hardware.read_hardware(gpus),
+        environment,
+        overrides=overrides(settings.models.options_for("")),
+        per_model={name: overrides(settings.models.options_for(name)) for name in settings.models.options},
+    )
+
+
+def overrides(options: ModelOptions) -> LlamaOverrides:
+    return LlamaOverrides(
+        context_length=options.context_length,
+        slots=options.slots,
+        threads=options.threads,
+        n_batch=options.n_batch,
+        n_gpu_layers=options.n_gpu_layers,
+        kv_type=options.kv_type,
+        prompt_cache_bytes=options.prompt_cache_bytes,
+    )
+
+
+def residency_limits(settings: Settings) -> ResidencyLimits:
+    residency = settings.residency
+    return ResidencyLimits(
+        headroom_bytes=settings.memory.headroom_bytes,
+        idle_ttl_s=residency.idle_ttl_s if residency.unload_enabled else -1.0,
+        queue_max=residency.queue_max,
+    )
+
+
+def keeping(settings: Settings) -> dict[str, Keeping]:
+    """How long single models stay, by name. Nothing expires where idle unloading is off."""
+    is_on = settings.residency.unload_enabled
+    return {
+        name: Keeping(options.idle_ttl_s if is_on else None, options.pinned)
+        for name, options in settings.models.options.items()
+    }
+
+
+def start_limits(settings: Settings) -> StartLimits:
+    given = settings.deadlines
+    return StartLimits(load_stall_s=given.load_stall_s, load_s=given.load_s, load_s_per_gib=given.load_per_gib_s)
+
+
+def deadlines(settings: Settings) -> Deadlines:
+    given = settings.deadlines
+    return Deadlines(given.connect_s, settings.residency.queue_s, given.first_token_s, given.between_tokens_s)
+
+
+def guard(settings: Settings, clock: Clock) -> Guard:
+    """Who may come in."""
+    server, given = settings.server, settings.limits
+    keys = KeyRing(
+        KeyEntry(
+            key.id,
+            f"sha256:{key.secret_sha256}",
+            frozenset(Right(right) for right in key.rights),
+            None if key.models is None else frozenset(key.models),
+        )
+        for key in settings.keys
+    )
+    where = "server.host" if server.fd is None else "server.fd"
+    for warning in check_bind(server.host, keys, allow_open=server.allow_open_bind, where=where):
+        log.warning("server.open_bind", warning=warning)
+    limits = Limits(
+        clock, requests_max=given.requests_max, window_s=given.window_s, concurrent_max=given.concurrent_max
+    )
+    return Guard(
+        keys=keys,
+        limits=limits,
+        hosts=HostPolicy(bind_host=server.host, declared=server.allowed_hosts),
+        origins=OriginPolicy(server.allowed_origins),
+        trusted_proxies=server.trusted_proxies,
+        allow_open=server.allow_open_bind,
+    )
+
+
+def default_model(settings: Settings, catalog: Catalog) -> str | None:
+    """Who answers a request that names no model: the configured one, else the only one there is."""
+    if settings.models.default is not None:
+        return settings.models.default
+    servable = [model.name for model in catalog.list() if not model.problem]
+    own = [name for name in servable if name != BUILTIN] or servable
+    return own[0] if len(own) == 1 else None
