@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 Lines = Iterator[tuple[str, str]]
 
+_FITS = {
+    "resident": N_("in memory"),
+    "now": N_("fits now"),
+    "after_evictions": N_("fits after evictions: {leave}"),
+    "after_answers": N_("fits when running answers have ended: {leave}"),
+    "blocked": N_("not now: pinned models and other programs leave {device} {short} short"),
+    "never": N_("never: {short} more than {device} has for models"),
+}
+
 
 @click.command(help=N_("Show one model: its file, what it can do, how it is started and why so, and what it needs."))
 @click.argument("model")
@@ -49,6 +58,7 @@ def write_sections(session: Session, entry: ModelEntry, status: NodeStatus | Non
         (N_("Capabilities"), ((name, "") for name in sorted(entry.capabilities))),
         (N_("Launch options"), _launch_lines(entry)),
         (N_("Footprint"), _footprint_lines(entry)),
+        (N_("Fits, by context"), _estimate_lines(session, entry)),
         (N_("State"), _state_lines(entry, _resident(entry, status))),
         (N_("Last failure"), iter([(_failure(entry, status), "")] if _failure(entry, status) else [])),
     )
@@ -102,6 +112,28 @@ def _footprint_lines(entry: ModelEntry) -> Lines:
     if footprint.get("source"):
         band = footprint.get("band_ratio")
         yield "source", str(footprint["source"]) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
+
+
+def _estimate_lines(session: Session, entry: ModelEntry) -> Lines:
+    """What a load with each context would take, and whether there is room for it."""
+    estimates = entry.details.get("estimates")
+    for one in estimates if isinstance(estimates, list) else ():
+        told = _mapping(one)
+        total, band = told.get("total_bytes"), told.get("band_ratio")
+        if not isinstance(total, int):
+            continue
+        size = format_bytes(total) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
+        yield str(told.get("context_length")), f"{size.ljust(18)}  {_fit(session, told)}"
+
+
+def _fit(session: Session, told: Mapping[str, object]) -> str:
+    text = _FITS.get(str(told.get("fit")), "")
+    leave, short = told.get("leave"), told.get("short_bytes")
+    return session.terminal._(text).format(
+        leave=", ".join(str(name) for name in leave) if isinstance(leave, list) and leave else "-",
+        short=format_bytes(short) if isinstance(short, int) else "-",
+        device=told.get("device"),
+    )
 
 
 def _state_lines(entry: ModelEntry, resident: ResidentStatus | None) -> Lines:
