@@ -25,7 +25,8 @@ PURE = {
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",
     "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",
     "residency/scheduler.py", "residency/settling.py", "residency/acts.py", "residency/room.py", "residency/queue.py",
-    "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py", "config/explain.py", "config/banner.py",
+    "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
+    "config/explain.py", "config/banner.py",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "anyio", "os", "time", "random", "subprocess", "socket", "threading", "logging", "structlog", "secrets",
