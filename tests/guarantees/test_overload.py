@@ -56,8 +56,8 @@ class Tally:
 
 
 @asynccontextmanager
-async def node(**settings: Any) -> AsyncIterator[tuple[Server, aiohttp.ClientSession]]:
-    script = {"slots": SLOTS, "reply_tokens": TOKENS, "tokens_per_s": TOKENS_PER_S}
+async def node(slots: int = SLOTS, **settings: Any) -> AsyncIterator[tuple[Server, aiohttp.ClientSession]]:
+    script = {"slots": slots, "reply_tokens": TOKENS, "tokens_per_s": TOKENS_PER_S}
     config = {**echo(echo=script), "residency": {"queue_max": QUEUE_MAX, "queue_s": QUEUE_S}, **settings}
     async with running(config) as server, client() as session:
         yield server, session
@@ -72,13 +72,13 @@ async def in_turn(session: aiohttp.ClientSession, server: Server, tally: Tally, 
 async def at_a_rate(
     session: aiohttp.ClientSession, server: Server, tally: Tally, per_s: float, duration_s: float, **options: Any
 ) -> None:
-    """So many a second, of all lengths up to twice the usual, however many are still waiting for their answers."""
+    """So many a second, however many are still waiting for their answers. Any option may be a function of the number."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         for number in range(int(per_s * duration_s)):
             await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
-            length = 1 + number * 7 % (2 * TOKENS)  # all the same would end, and begin, together
-            tasks.create_task(tally.ask(session, server, max_tokens=length, **options))
+            given = {name: value(number) if callable(value) else value for name, value in options.items()}
+            tasks.create_task(tally.ask(session, server, **given))
 
 
 async def test_ten_times_too_many_cost_the_others_nothing() -> None:
@@ -119,13 +119,15 @@ async def test_ten_times_too_many_cost_the_others_nothing() -> None:
 async def test_a_modest_caller_hardly_notices_a_greedy_one() -> None:
     keys = [{"id": name, "secret": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"} for name, key in KEYS.items()]
     headers = {name: {"Authorization": f"Bearer {key}"} for name, key in KEYS.items()}
-    async with node(keys=keys) as (server, session):
+    async with node(slots=4 * SLOTS, keys=keys) as (server, session):
         alone, beside, flood = Tally(), Tally(), Tally()
         await ask(session, server, "echo", headers=headers["modest"])
         await in_turn(session, server, alone, time.monotonic() + ALONE_S, headers=headers["modest"])
 
+        lengths = {"max_tokens": lambda number: 1 + number * 7 % (2 * TOKENS)}  # equal ones would end all at once
+        options = {**lengths, "headers": headers["greedy"]}
         flooding = asyncio.create_task(
-            at_a_rate(session, server, flood, 5 * CAPACITY_PER_S, OVERLOAD_S + ALONE_S, headers=headers["greedy"])
+            at_a_rate(session, server, flood, 10 * CAPACITY_PER_S, OVERLOAD_S + ALONE_S, **options)
         )
         await until(lambda: any(one.status != 200 for one in flood.answers), "the greedy one fills the queue")
         await in_turn(session, server, beside, time.monotonic() + OVERLOAD_S, headers=headers["modest"])
