@@ -72,7 +72,7 @@ async def in_turn(session: aiohttp.ClientSession, server: Server, tally: Tally, 
 async def at_a_rate(
     session: aiohttp.ClientSession, server: Server, tally: Tally, per_s: float, duration_s: float, **options: Any
 ) -> None:
-    """So many a second, however many are still waiting for their answers. Any option may be a function of the number."""
+    """So many a second, however many still wait for their answers. An option may be a function of the number."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         for number in range(int(per_s * duration_s)):
