@@ -26,6 +26,7 @@ PURE = {
     "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",
     "residency/scheduler.py", "residency/settling.py", "residency/acts.py", "residency/room.py", "residency/queue.py",
     "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
+    "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
     "config/explain.py", "config/banner.py",
 }  # fmt: skip
 IMPURE = {

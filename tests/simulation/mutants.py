@@ -42,9 +42,9 @@ class FailedLoadKeepsReservation(Scheduler):
 class DoubleUnload(Scheduler):
     """A model on its way out can be sent out again."""
 
-    def _unload_asked(self, model: str, *, force: bool) -> bool:
+    def _unload_asked(self, model: str, *, force: bool, role: str = "") -> bool:
         record = self.records.get(model)
-        done = super()._unload_asked(model, force=force)
+        done = super()._unload_asked(model, force=force, role=role)
         if record is not None and record.state is Residency.LEAVING:
             self._effects.append(say.Unload(model, record.epoch, "operator"))
         return done
@@ -159,7 +159,7 @@ class SecondLoad(Scheduler):
         record = self.records.get(event.spec.name)
         if record is not None and record.state is Residency.LEAVING:
             del self.records[event.spec.name]
-            self._start(event.spec)
+            self._start(event.spec, event.spec.footprint.reserved_bytes)
         return super()._requested(event)
 
 

@@ -20,11 +20,12 @@ class Acts:
     def __init__(self, limits: ResidencyLimits) -> None:
         self.limits = limits
         self.records: dict[str, Record] = {}
-        self.queue = WaitingQueue()
+        self.queue = WaitingQueue(limits.bypass_count_max)
         self.leases: dict[int, Record] = {}  # ticket -> the load it uses; forgotten when that load is gone
-        self.books = MemoryBooks(limits.headroom_bytes)
+        self.books = MemoryBooks(limits.headroom_bytes, limits.headroom_by_device)
         self.failures = Failures(limits)
         self.promised: dict[str, dict[str, int]] = {}  # of the last proposal
+        self.roles: dict[str, set[str]] = {}  # model -> the roles it was asked for by, while it is in memory
         self.is_shutting_down = False
         self._pins: dict[str, bool] = {}  # what operators said; over what the configuration says
         self._now = 0.0
@@ -69,10 +70,9 @@ class Acts:
         self._granted_at = self._now
         return is_enough
 
-    def _start(self, spec: ModelSpec) -> None:
+    def _start(self, spec: ModelSpec, reserved: dict[str, int]) -> None:
         assert spec.name not in self.records, f"{spec.name} has a worker already"
         self._epochs += 1
-        reserved = spec.footprint.reserved_bytes
         record = Record(spec, self._epochs, Residency.LOADING, self._now, held=reserved)
         self.records[spec.name] = record
         self._tell("model.loading", record, reserved_bytes=reserved)
@@ -96,11 +96,18 @@ class Acts:
         self._tell("model.unloading", record, reason=reason)
         self._effects.append(Unload(record.spec.name, record.epoch, reason))
 
+    def _recycle(self, record: Record, why: str) -> None:
+        """Replace it at its next idle moment; if there is none, it drains after a while."""
+        record.recycle_by = self._now + self.limits.drain_after_s
+        self._tell("model.recycling", record, why=why, in_use=dict(record.in_use or {}), reserved_bytes=record.base)
+
     def _remove(self, record: Record) -> None:
         """Its processes are gone, and so is its reservation; leases of it are void."""
         self._are_books_stale = True
         removed = self.records.pop(record.spec.name)
         assert removed is record, f"{record.spec.name} was removed behind our back"
+        if record.spec.name not in self.queue.lines:
+            self.roles.pop(record.spec.name, None)
         if record.leases:
             self.leases = {number: one for number, one in self.leases.items() if one is not record}
 

@@ -153,6 +153,16 @@ class PinAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RecycleAsked:
+    """This load should be replaced by a fresh one at its next idle moment: it leaks, for instance."""
+
+    now: float
+    model: str
+    epoch: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time asked for by `WakeAt` has come."""
 
@@ -181,6 +191,7 @@ Event = (
     | LoadAsked
     | UnloadAsked
     | PinAsked
+    | RecycleAsked
     | Tick
     | Shutdown
 )

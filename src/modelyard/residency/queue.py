@@ -25,23 +25,39 @@ class Ticket:
     keep_alive_s: float | None = None
     takes_slot: bool = True  # False: content as soon as the model is in memory
     passes_before: int = 0  # its line's `passes` when it came
+    priority: int = 0  # its caller's and its model's together
 
 
 @dataclass(slots=True, eq=False)
 class Line:
     """Everybody who waits for one model."""
 
-    spec: ModelSpec  # as the latest of them knows it
+    spec: ModelSpec  # as the latest of them knows it, with the largest context any of them wants
     watchers: dict[int, Ticket] = field(default_factory=dict)  # those that take no slot
     turns: dict[str, dict[int, Ticket]] = field(default_factory=dict)  # caller -> its tickets; the first is next
     passes: int = 0  # how often a later ticket of another model was served while this line waited for memory
     needs_memory: bool = True  # False: its model is loading, in memory, or promised its memory
+    priority: int = 0  # the highest of those who wait
+    is_ranked: bool = False  # some have a priority of their own
+    is_mixed: bool = False  # they want different contexts or launch options
+    skips: dict[str, int] = field(default_factory=dict)  # caller -> how often a higher priority went first
+    ways_broken: int = 0  # loads that broke because memory did not suffice: the next way is tried
+    is_alone: bool = False  # one broke though it should have fitted: idle others leave before the next try
     head: Ticket = field(init=False)  # the oldest
 
     @property
     def bypassed(self) -> int:
         """How often the oldest was overtaken; nobody in the line was more often."""
         return self.passes - self.head.passes_before
+
+    def look_again(self) -> None:
+        """Somebody left: whose wish and whose priority count now?"""
+        waiting = self.tickets()
+        self.priority = max(one.priority for one in waiting)
+        if self.is_mixed:  # the newest launch options stay, also when whoever brought them has left
+            alike = [one.spec for one in waiting if one.spec.identity == self.spec.identity]
+            self.spec = max(alike, key=lambda spec: spec.context_length, default=self.spec)
+            self.is_mixed = any(one.spec is not self.spec for one in waiting)
 
     def tickets(self) -> list[Ticket]:
         """All of them, oldest first."""
@@ -52,7 +68,8 @@ class Line:
 class WaitingQueue:
     """All lines. Bounded by whoever pushes."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_count_max: int = 8) -> None:
+        self.skip_count_max = skip_count_max
         self.lines: dict[str, Line] = {}
         self._tickets: dict[int, Ticket] = {}
         self._counts: dict[str, int] = {}  # per caller
@@ -70,7 +87,11 @@ class WaitingQueue:
         if line is None:
             line = self.lines[ticket.spec.name] = Line(ticket.spec)
             line.head = ticket
-        line.spec = ticket.spec
+        if ticket.spec is not line.spec:
+            line.is_mixed = True
+            line.spec = _wanted(line.spec, ticket.spec)
+        line.priority = max(line.priority, ticket.priority) if line.head is not ticket else ticket.priority
+        line.is_ranked = line.is_ranked or ticket.priority != 0
         ticket.passes_before = line.passes
         group = line.turns.setdefault(ticket.caller, {}) if ticket.takes_slot else line.watchers
         group[ticket.number] = ticket
@@ -96,30 +117,54 @@ class WaitingQueue:
             del line.watchers[number]
         if not line.turns and not line.watchers:
             del self.lines[ticket.spec.name]
-        elif line.head is ticket:
-            firsts = [next(iter(group.values())) for group in (line.watchers, *line.turns.values()) if group]
-            line.head = min(firsts, key=lambda first: first.order)
+        else:
+            if line.head is ticket:
+                firsts = [next(iter(group.values())) for group in (line.watchers, *line.turns.values()) if group]
+                line.head = min(firsts, key=lambda first: first.order)
+            if line.is_mixed or line.is_ranked:
+                line.look_again()
         self._tidy_deadlines()
         return ticket
 
     def next_in(self, line: Line, before: int | None) -> Ticket | None:
-        """Whose turn it is in a line, among tickets older than `before`."""
-        for turn in line.turns.values():
+        """Whose turn it is in a line, among tickets older than `before`. Priority goes first, but not for ever."""
+        best: Ticket | None = None
+        for caller, turn in line.turns.items():
             first = next(iter(turn.values()))
-            if before is None or first.order < before:
+            if before is not None and first.order >= before:
+                continue
+            if not line.is_ranked or line.skips.get(caller, 0) >= self.skip_count_max:
                 return first
-        return None
+            if best is None or first.priority > best.priority:
+                best = first
+        return best
 
     def take(self, ticket: Ticket) -> None:
         """Take out a ticket whose turn it was; its caller goes to the end of the line."""
         self.remove(ticket.number)
         line = self.lines.get(ticket.spec.name)
-        if line is not None and ticket.caller in line.turns:
+        if line is None:
+            return
+        if ticket.caller in line.turns:
             line.turns[ticket.caller] = line.turns.pop(ticket.caller)
+        if line.is_ranked:
+            line.skips.pop(ticket.caller, None)
+            for caller, turn in line.turns.items():
+                if caller != ticket.caller and next(iter(turn.values())).priority < ticket.priority:
+                    line.skips[caller] = line.skips.get(caller, 0) + 1
 
-    def by_age(self) -> list[tuple[str, Line]]:
-        """Models waited for, the longest waited for first."""
-        return sorted(self.lines.items(), key=lambda item: item[1].head.order)
+    def in_order(self) -> list[tuple[str, Line]]:
+        """Models waited for: the highest priority first, then the longest waited for.
+
+        Who was overtaken as often as may be comes before everybody.
+        """
+        if len(self.lines) > 1 and any(line.is_ranked for line in self.lines.values()):
+            return sorted(self.lines.items(), key=self._rank)
+        return sorted(self.lines.items(), key=_age)
+
+    def _rank(self, item: tuple[str, Line]) -> tuple[bool, int, int]:
+        line = item[1]
+        return line.bypassed < self.skip_count_max, -line.priority, line.head.order
 
     def overdue(self, now: float) -> list[Ticket]:
         """Take out and return every ticket whose deadline has come."""
@@ -147,3 +192,12 @@ class WaitingQueue:
         if len(self._deadlines) > 2 * len(self._tickets) + 64:
             self._deadlines = [(ticket.deadline, ticket.number) for ticket in self._tickets.values()]
             heapq.heapify(self._deadlines)
+
+
+def _age(item: tuple[str, Line]) -> int:
+    return item[1].head.order
+
+
+def _wanted(old: ModelSpec, new: ModelSpec) -> ModelSpec:
+    """Of two wishes the newer launch options; of two contexts the larger."""
+    return old if old.identity == new.identity and old.context_length > new.context_length else new

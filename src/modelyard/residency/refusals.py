@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modelyard.errors import N_, InsufficientMemory, QueueFull, QueueTimeout
 from modelyard.memory.planner import NoFit
+from modelyard.types.model import ModelSpec
 from modelyard.units import format_bytes
 
 from .queue import Ticket
@@ -22,8 +25,8 @@ _FOREIGN_HINTS = (
 _PINNED_HINTS = (N_("Unpin or unload a model: only pinned ones are in the way."),)
 
 
-def no_room(model: str, answer: NoFit) -> InsufficientMemory:
-    """It does not fit: never, or because of others, or because of pins."""
+def no_room(spec: ModelSpec, answer: NoFit) -> InsufficientMemory:
+    """It does not fit, in none of the ways it may be started: never, or because of others, or because of pins."""
     hints: tuple[str, ...]
     retry_after_s: float | None = MEMORY_RETRY_S
     if answer.never:
@@ -35,7 +38,8 @@ def no_room(model: str, answer: NoFit) -> InsufficientMemory:
     return InsufficientMemory(
         hints=hints,
         retry_after_s=retry_after_s,
-        model=model,
+        model=spec.name,
+        tried=tried(spec.rungs),
         device=answer.device,
         needed=format_bytes(answer.needed_bytes),
         budget=format_bytes(answer.budget_bytes),
@@ -43,6 +47,11 @@ def no_room(model: str, answer: NoFit) -> InsufficientMemory:
         foreign=format_bytes(answer.foreign_bytes),
         never=answer.never,
     )
+
+
+def tried(rungs: Sequence[ModelSpec]) -> str:
+    """What was given up in vain, for people: `context_length=4096; context_length=4096, kv_type=q8_0`."""
+    return "; ".join(", ".join(rung.degraded) for rung in rungs)
 
 
 def queue_full(waiting: int, grant_gap_s: float) -> QueueFull:

@@ -7,7 +7,6 @@ gone away is simply not named the next time, and is spared.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from modelyard.memory.eviction import Candidate, cost_of_return, relief
 from modelyard.memory.planner import Ledger, NoFit, Plan, add, never_fits, overcommit, plan, shortage
@@ -15,23 +14,8 @@ from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
 from .queue import Line
+from .rules import Bytes, Proposal, Rules
 from .state import Record, ResidencyLimits
-
-Bytes = dict[str, int]
-
-
-@dataclass(slots=True)
-class Proposal:
-    """What should happen to memory now."""
-
-    load: list[ModelSpec] = field(default_factory=list)  # fits this very moment
-    evict: list[tuple[str, str]] = field(default_factory=list)  # idle model, and the model it leaves for
-    close: dict[str, int] = field(default_factory=dict)  # busy model -> the order of the ticket it must make room for
-    replace: list[str] = field(default_factory=list)  # in memory with launch options nobody wants any more
-    promised: dict[str, Bytes] = field(default_factory=dict)  # will fit once those who leave have left
-    refuse: list[tuple[str, NoFit]] = field(default_factory=list)  # hopeless; its whole line
-    refuse_old: list[tuple[str, NoFit]] = field(default_factory=list)  # others hold the memory; who waited long enough
-    wake_at: list[float] = field(default_factory=list)  # when the answer may change by time alone
 
 
 def propose(
@@ -46,34 +30,15 @@ def propose(
     return _Round(now, dict(lines), records, ledgers, limits, pinned).run()
 
 
-class _Round:
+class _Round(Rules):
     """One proposal in the making."""
-
-    def __init__(
-        self,
-        now: float,
-        lines: Mapping[str, Line],
-        records: Mapping[str, Record],
-        ledgers: Mapping[str, Ledger],
-        limits: ResidencyLimits,
-        pinned: frozenset[str],
-    ) -> None:
-        self.now, self.lines, self.records, self.ledgers, self.limits = now, lines, records, ledgers, limits
-        self.proposal = Proposal()
-        self.movable = {name: one for name, one in records.items() if one.is_staying and name not in pinned}
-        self.fixed = add(*(one.held for name, one in records.items() if one.is_staying and name in pinned))
-        # What is held this moment, and what will be once all who are leaving have left and all promised have come.
-        self.held_now = add(*(one.held for one in records.values()))
-        self.held_later = add(*(one.held for one in records.values() if one.is_staying))
-        self.coming: dict[str, Bytes] = {}  # loads and promises of this round that may be told to make room again
-        self.pinned = pinned
 
     def run(self) -> Proposal:
         self._relieve()
         for model, line in self.lines.items():
             record = self.records.get(model)
             if record is not None and record.is_staying:
-                if record.spec.identity == line.spec.identity or record.state is Residency.LOADING:
+                if record.state is Residency.LOADING or record.spec.serves(line.spec):
                     continue  # it only waits for a slot, or for the load to end
                 self.proposal.replace.append(model)
                 self._forget(model)
@@ -89,98 +54,95 @@ class _Round:
                 self._evict(name, "")
 
     def _place(self, model: str, line: Line) -> None:
-        """Find memory for one model.
+        """Find memory for one model: in full, else in the first smaller way that can have it.
+
+        A way that only has to wait for busy models is waited for; the next is tried where waiting does not help.
+        """
+        answers: list[tuple[ModelSpec, NoFit]] = []
+        for way in line.spec.ways[line.ways_broken :]:
+            answer = self._try(model, line, way)
+            if answer is None:
+                return
+            answers.append((way, answer))
+        way, answer = next((one for one in answers if not one[1].never), answers[0])
+        if answer.never:
+            self.proposal.refuse.append((model, answer))
+        else:
+            self._blocked(model, line, way, answer)
+
+    def _try(self, model: str, line: Line, way: ModelSpec) -> NoFit | None:
+        """One way to start one model; the numbers if there is no room for it, however long it waits.
 
         (1) Larger than the budget: hopeless. (2) Fits now: load. (3) Fits once those already leaving have left, or
         once idle ones have: send those away; the memory is promised. (4) Only busy ones are in the way: when it has
         been overtaken or has waited long enough, they drain. (5) Not even that helps: pins and others hold the memory.
         """
-        need = line.spec.footprint.reserved_bytes
+        must = self._in_the_way(model, line, way) if self._has_rules(line, way) else ()
+        need = way.footprint.reserved_bytes if way.footprint.is_known else self._everything(way)
         hopeless = never_fits(need, self.ledgers)
         if hopeless is not None:  # (1)
-            self.proposal.refuse.append((model, hopeless))
-            return
-        idle = [self._candidate(name) for name in sorted(self.movable) if self._may_go(name)]
-        answer = plan(need, self.held_later, self.ledgers, idle)
-        if isinstance(answer, Plan):
-            if (
-                not answer.evict and model not in self.records and not shortage(need, self.held_now, self.ledgers)
-            ):  # (2)
-                self.proposal.load.append(line.spec)
+            return hopeless
+        held = self._without(must)
+        idle = [self._candidate(name) for name in sorted(self.movable) if name not in must and self._may_go(name)]
+        answer = plan(need, held, self.ledgers, idle)
+        if isinstance(answer, Plan) and all(name in self.movable and self._may_go(name) for name in must):
+            leave = (*must, *answer.evict)
+            if not leave and self._is_clear(model, way) and not shortage(need, self.held_now, self.ledgers):  # (2)
+                self.proposal.load.append((way, need))
                 self.held_now = add(self.held_now, need)
-                self._expect(model, need)
-                return
-            self._promise(model, line, need, answer)  # (3)
-            return
-        everybody = [self._candidate(name) for name in sorted(self.movable)] + self._newcomers()
-        answer = plan(need, self.held_later, self.ledgers, everybody)
-        if isinstance(answer, Plan):
-            drain_at = line.head.arrived_at + self.limits.drain_after_s
-            if line.bypassed >= self.limits.bypass_count_max or self.now >= drain_at:  # (4)
-                self._promise(model, line, need, answer)
+                self._expect(model, way, need)
             else:
-                self.proposal.wake_at.append(drain_at)
+                self._promise(model, line, way, need, leave)  # (3)
+            return None
+        everybody = [self._candidate(name) for name in sorted(self.movable) if name not in must]
+        answer = plan(need, held, self.ledgers, everybody + [one for one in self._newcomers() if one.model not in must])
+        if isinstance(answer, NoFit):
+            return answer  # (5)
+        drain_at = line.head.arrived_at + self.limits.drain_after_s
+        if line.bypassed >= self.limits.bypass_count_max or self.now >= drain_at:  # (4)
+            self._promise(model, line, way, need, (*must, *answer.evict))
         else:
-            self._blocked(model, line, need, answer)  # (5)
+            self.proposal.wake_at.append(drain_at)
+        return None
 
-    def _promise(self, model: str, line: Line, need: Bytes, answer: Plan) -> None:
+    def _promise(self, model: str, line: Line, way: ModelSpec, need: Bytes, leave: tuple[str, ...]) -> None:
         """Send the victims on their way and keep their memory for this model."""
-        for name in answer.evict:
+        for name in leave:
             if name in self.coming:  # not even loading yet: it is told to drain once it is there
                 self._close(name, line.head.order)
                 self._give_back(self.coming.pop(name))
+                del self.expected[name]
             elif self._is_idle(name, before=line.head.order):
                 self._evict(name, model)
             else:
                 self._close(name, line.head.order)
                 self._forget(name)
         self.proposal.promised[model] = need
-        self._expect(model, need)
+        self._expect(model, way, need)
 
-    def _expect(self, model: str, need: Bytes) -> None:
+    def _expect(self, model: str, way: ModelSpec, need: Bytes) -> None:
         self.held_later = add(self.held_later, need)
+        self.expected[model] = way
         if model in self.pinned:
             self.fixed = add(self.fixed, need)
         else:
             self.coming[model] = need
 
-    def _blocked(self, model: str, line: Line, need: Bytes, answer: NoFit) -> None:
+    def _blocked(self, model: str, line: Line, way: ModelSpec, answer: NoFit) -> None:
         """Only pinned models and others are in the way; the first will not go, the second might."""
         pins_alone = {
             device: Ledger(device, ledger.total_bytes, ledger.headroom_bytes) for device, ledger in self.ledgers.items()
         }
-        if shortage(need, self.fixed, pins_alone):
+        if shortage(way.footprint.reserved_bytes, self.fixed, pins_alone):
             self.proposal.refuse.append((model, answer))
             return
         self.proposal.refuse_old.append((model, answer))
         self.proposal.wake_at.append(line.head.arrived_at + self.limits.memory_wait_s)
 
-    def _candidate(self, name: str) -> Candidate:
-        record = self.records[name]
-        idle_s = self.now - record.idle_since if record.state is not Residency.LOADING and not record.leases else 0.0
-        cost = cost_of_return(
-            record.load_s or record.spec.load_s_expected, max(0.0, idle_s), self._weight(name, record)
-        )
-        if record.closed_from is not None:
-            cost = 0.0  # it drains already: do not start draining another
-        return Candidate(name, record.held, cost)
-
-    def _weight(self, name: str, record: Record) -> int:
-        """How many have to be served first."""
-        return record.leases + (1 if name in self.lines or record.state is Residency.LOADING else 0)
-
     def _newcomers(self) -> list[Candidate]:
         """What is only coming counts as busy: it may be told beforehand to make room again."""
         cost = cost_of_return(1, 0, leases=1)
         return [Candidate(name, need, cost) for name, need in sorted(self.coming.items())]
-
-    def _is_idle(self, name: str, before: int | None = None) -> bool:
-        """Nobody uses it, and nobody waits to; with `before`, nobody who came earlier than that waits to."""
-        record = self.records[name]
-        if record.state is Residency.LOADING or record.leases:
-            return False
-        line = self.lines.get(name)
-        return line is None or (before is not None and line.head.order > before)
 
     def _may_go(self, name: str) -> bool:
         """Idle, and in memory long enough for its load to have been worth it."""

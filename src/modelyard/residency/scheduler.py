@@ -11,9 +11,11 @@ answer. It is told the time and never asks for it. Owned by the manager, which a
 from __future__ import annotations
 
 from modelyard.errors import ModelUnloaded, ShuttingDown
-from modelyard.memory.planner import never_fits
+from modelyard.memory.planner import NoFit, never_fits
+from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
+from .lifecycle import Lifecycle
 from .messages import (
     Adopted,
     Cancelled,
@@ -25,9 +27,11 @@ from .messages import (
     LoadBroke,
     Loaded,
     PinAsked,
+    RecycleAsked,
     Released,
     Requested,
     Shutdown,
+    Tell,
     Tick,
     UnloadAsked,
     Unloaded,
@@ -35,13 +39,11 @@ from .messages import (
 )
 from .queue import Ticket
 from .refusals import no_room, queue_full, waited_too_long
-from .settling import Settling
-from .state import Record
 
 OPERATOR = "operator"  # the caller under whose name operators' loads wait
 
 
-class Scheduler(Settling):
+class Scheduler(Lifecycle):
     """Takes what happened, returns what to do."""
 
     def step(self, event: Event) -> list[Effect]:
@@ -66,14 +68,18 @@ class Scheduler(Settling):
             case Loaded() | LoadBroke() | WorkerDied() | Unloaded():
                 is_done = self._worker_changed(event)
             case UnloadAsked():
-                is_done = self._unload_asked(event.model, force=event.force)
+                is_done = self._unload_asked(event.model, force=event.force, role=event.role)
             case PinAsked():
                 self._pins[event.model] = event.pinned
                 is_done = False
             case Shutdown():
                 is_done = self._shutdown(force=event.force)
-            case Adopted() | Left():
-                raise NotImplementedError
+            case Adopted():
+                is_done = self._adopted(event)
+            case Left():
+                is_done = self._left(event)
+            case RecycleAsked():
+                is_done = self._recycle_asked(event)
         if not is_done:
             self._settle(now)
         return effects
@@ -89,13 +95,16 @@ class Scheduler(Settling):
         self._arrivals += 1
         spec, now = event.spec, self._now
         ticket = Ticket(event.ticket, self._arrivals, spec, event.caller, now, event.deadline, event.keep_alive_s)
+        ticket.priority = spec.priority + event.priority
+        if event.role:
+            self.roles.setdefault(spec.name, set()).add(event.role)
         record = self.records.get(spec.name)
         if self.is_shutting_down:  # (1)
             return self._refuse(event.ticket, ShuttingDown())
         if event.deadline <= now:  # (2)
             return self._refuse(event.ticket, waited_too_long(ticket, now))
         is_free = record is not None and record.has_room(ticket.order) and spec.name not in self.queue.lines
-        if record is not None and is_free and record.spec.identity == spec.identity:  # (3)
+        if record is not None and is_free and record.spec.serves(spec):  # (3)
             return not self._grant(ticket, record)
         if record is None or not record.is_staying:
             failed = self.failures.refusal(spec.name, now)
@@ -111,13 +120,14 @@ class Scheduler(Settling):
             return self._refuse(event.ticket, ShuttingDown())
         if event.pinned is not None:
             self._pins[spec.name] = event.pinned
+        if event.role:
+            self.roles.setdefault(spec.name, set()).add(event.role)
         return self._wait(Ticket(event.ticket, self._arrivals, spec, OPERATOR, now, event.deadline, takes_slot=False))
 
     def _wait(self, ticket: Ticket) -> bool:
-        hopeless = never_fits(ticket.spec.footprint.reserved_bytes, self.books.ledgers)
-        record = self.records.get(ticket.spec.name)
-        if hopeless is not None and (record is None or not record.is_staying):  # (5)
-            return self._refuse(ticket.number, no_room(ticket.spec.name, hopeless))
+        hopeless = self._hopeless(ticket.spec)
+        if hopeless is not None:  # (5)
+            return self._refuse(ticket.number, no_room(ticket.spec, hopeless))
         if len(self.queue) >= self.limits.queue_max:  # (6)
             full = queue_full(len(self.queue), self._grant_gap_s)
             displaced = self.queue.to_displace(ticket.caller)
@@ -128,6 +138,18 @@ class Scheduler(Settling):
         self.queue.push(ticket)  # (7)
         return False
 
+    def _hopeless(self, spec: ModelSpec) -> NoFit | None:
+        """Why no way to start it fits even on an empty machine; None if one does, or if it is in memory already."""
+        record = self.records.get(spec.name)
+        if (record is not None and record.is_staying) or not spec.footprint.is_known:
+            return None
+        first = never_fits(spec.footprint.reserved_bytes, self.books.ledgers)
+        if first is None or any(
+            never_fits(rung.footprint.reserved_bytes, self.books.ledgers) is None for rung in spec.rungs
+        ):
+            return None
+        return first
+
     def _released(self, number: int) -> bool:
         record = self.leases.pop(number, None)
         if record is None:
@@ -137,6 +159,8 @@ class Scheduler(Settling):
         if not record.leases:
             record.idle_since = self._now
         if self.queue.lines or self._is_overcommitted or record.state is not Residency.RESIDENT:
+            return False
+        if record.recycle_by is not None:
             return False
         expires_at = self.expires_at(record)
         if expires_at is None:
@@ -149,49 +173,19 @@ class Scheduler(Settling):
             record = self._of_epoch(model, epoch)
             if record is not None:
                 record.measure(in_use)
+                if record.recycle_by is None and record.is_open and record.has_outgrown(self.limits):
+                    self._recycle(record, "it outgrew its reservation")
         self.books.readings = {reading.device: reading for reading in event.readings}
         self._are_books_stale = True
         return False
 
-    def _worker_changed(self, event: Loaded | LoadBroke | WorkerDied | Unloaded) -> bool:
-        record = self._of_epoch(event.model, event.epoch)
-        if record is None:
-            return True  # an old epoch changes nothing
-        match event:
-            case Loaded() if record.state is Residency.LOADING:
-                self._loaded(record, event)
-            case LoadBroke() if record.state is Residency.LOADING:
-                self._remove(record)
-                self.failures.load_broke(event.model, self._now, event.error)
-                self._tell("model.load_failed", record, code=event.error.code, problem=str(event.error))
-                self._refuse_line(event.model, self.failures.refusal(event.model, self._now) or event.error)
-            case WorkerDied() if record.state in (Residency.RESIDENT, Residency.DRAINING):
-                self.failures.died(event.model, self._now, event.error)
-                self._tell("model.crashed", record, code=event.error.code, problem=str(event.error))
-                self._send_away(record, "crash")
-                looping = self.failures.refusal(event.model, self._now)
-                if looping is not None:
-                    self._refuse_line(event.model, looping)
-            case Unloaded() | LoadBroke() if record.state is Residency.LEAVING:
-                self._remove(record)
-            case _:
-                return True  # said twice, or too late
-        return False
-
-    def _loaded(self, record: Record, event: Loaded) -> None:
-        record.state = Residency.RESIDENT
-        record.slots = event.slots
-        record.base = dict(event.held)
-        record.loaded_at = record.idle_since = self._now
-        record.load_s = event.load_s
-        own_ttl_s = record.spec.idle_ttl_s
-        record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
-        record.measure(event.in_use)
-        self._are_books_stale = True
-        self.failures.loaded(event.model)
-
-    def _unload_asked(self, model: str, *, force: bool) -> bool:
-        """Who waits for it gets a clear answer; leases are waited for unless forced."""
+    def _unload_asked(self, model: str, *, force: bool, role: str = "") -> bool:
+        """Who waits for it gets a clear answer; leases are waited for unless forced. Its last role lets it go."""
+        roles = self.roles.get(model, set())
+        roles.discard(role)
+        if role and roles:
+            self._effects.append(Tell("model.role_released", {"model": model, "role": role, "roles": sorted(roles)}))
+            return True
         self._refuse_line(model, ModelUnloaded(model=model))
         record = self.records.get(model)
         if record is not None:

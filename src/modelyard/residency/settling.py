@@ -8,7 +8,8 @@ from modelyard.types.status import Residency
 from .acts import Acts
 from .messages import Grant
 from .refusals import no_room, waited_too_long
-from .room import Proposal, propose
+from .room import propose
+from .rules import Proposal
 
 
 class Settling(Acts):
@@ -28,6 +29,8 @@ class Settling(Acts):
         while self._grant_waiting():  # (3)
             times = self._make_room()
         for record in list(self.records.values()):
+            if record.recycle_by is not None and record.is_open:
+                times.append(record.recycle_by)
             expires_at = self.expires_at(record)
             if expires_at is None:
                 continue
@@ -52,6 +55,10 @@ class Settling(Acts):
         for record in list(self.records.values()):
             if record.state is Residency.DRAINING and record.leave_reason and not record.leases:
                 self._send_away(record, record.leave_reason)
+            elif record.recycle_by is not None and record.is_open:
+                is_idle = not record.leases and record.spec.name not in self.queue.lines
+                if (is_idle or self._now >= record.recycle_by) and not self.is_pinned(record.spec):
+                    self._order_out(record, "recycle", force=False)
             elif record.state is Residency.LOADING and record.spec.name not in self.queue.lines:
                 expected_s = record.spec.load_s_expected * self.limits.abandon_load_ratio
                 if self._now - record.started_at < max(expected_s, self.limits.abandon_s_min):
@@ -63,7 +70,7 @@ class Settling(Acts):
             self._reopen({})
             self.promised = {}
             return []
-        lines = self.queue.by_age()
+        lines = self.queue.in_order()
         specs = [*(record.spec for record in self.records.values()), *(line.spec for _name, line in lines)]
         pinned = frozenset(spec.name for spec in specs if self.is_pinned(spec))
         proposal = propose(self._now, lines, self.records, self.books.ledgers, self.limits, pinned)
@@ -73,14 +80,14 @@ class Settling(Acts):
         for name in proposal.replace:
             self._order_out(self.records[name], "change", force=False)
         self._reopen(proposal.close)
-        for spec in proposal.load:
-            self._start(spec)
+        for spec, reserved in proposal.load:
+            self._start(spec, reserved)
         self.promised = proposal.promised
         for name, line in lines:
             has_record = name in self.records and self.records[name].is_staying
             line.needs_memory = not has_record and name not in proposal.promised
         for name, answer in proposal.refuse:
-            self._refuse_line(name, no_room(name, answer))
+            self._refuse_line(name, no_room(self.queue.lines[name].spec, answer))
         for name, answer in proposal.refuse_old:
             self._refuse_old(name, answer, proposal)
         return proposal.wake_at
@@ -94,9 +101,9 @@ class Settling(Acts):
 
     def _grant_waiting(self) -> bool:
         """Hand out free slots, longest waiting models first. True if that calls for another look at memory."""
-        for model, line in self.queue.by_age():
+        for model, line in self.queue.in_order():
             record = self.records.get(model)
-            if record is None or not record.is_open or record.spec.identity != line.spec.identity:
+            if record is None or not record.is_open or not record.spec.serves(line.spec):
                 continue
             watchers = list(line.watchers.values())
             for watcher in watchers:
@@ -122,4 +129,4 @@ class Settling(Acts):
                 proposal.wake_at.append(give_up_at)
                 break
             self.queue.remove(ticket.number)
-            self._refuse(ticket.number, no_room(model, answer))
+            self._refuse(ticket.number, no_room(ticket.spec, answer))

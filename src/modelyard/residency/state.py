@@ -9,20 +9,24 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from modelyard.errors import LoadFailed, YardError
 from modelyard.memory.planner import Ledger, foreign_bytes, raised
 from modelyard.types.memory import DeviceReading
 from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
-from modelyard.units import GIB
+from modelyard.units import GIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
 class ResidencyLimits:
     """Every bound the scheduler keeps."""
 
+    policy: Literal["fit", "exclusive"] = "fit"  # exclusive: models of one kind at a time
+    groups: Mapping[str, int] = field(default_factory=dict)  # how many models of a group may be in memory
     headroom_bytes: int = GIB  # of each device, never given to a model
+    headroom_by_device: Mapping[str, int] = field(default_factory=dict)  # of these instead
     idle_ttl_s: float = 300.0  # negative: nothing expires
     queue_max: int = 512
     bypass_count_max: int = 8  # a ticket overtaken this often makes its victims drain
@@ -36,6 +40,13 @@ class ResidencyLimits:
     backoff_s_max: float = 300.0
     crash_count_max: int = 5  # worker ends within the window, after which nothing is started
     crash_window_s: float = 600.0
+    growth_ratio: float = 0.1  # over what was measured when it was ready: more is growth,
+    growth_bytes_min: int = 64 * MIB  # and less than this is not
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether models may be in each other's way for other reasons than bytes."""
+        return self.policy != "fit" or bool(self.groups)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +68,8 @@ class Record:
     keep_alive_s: float = 0.0
     closed_from: int | None = None  # draining for the ticket of this order: later ones are not granted here
     leave_reason: str = ""  # set: a firm drain, or leaving; never unset
+    peak: dict[str, int] = field(default_factory=dict)  # the most it was seen to use
+    recycle_by: float | None = None  # to be replaced at its next idle moment, and draining from then on
 
     @property
     def is_open(self) -> bool:
@@ -77,6 +90,17 @@ class Record:
         if self.state in (Residency.RESIDENT, Residency.DRAINING):
             self.in_use = dict(in_use)
             self.held = raised(self.base, self.in_use)
+            self.peak = raised(self.peak, self.in_use)
+
+    def has_outgrown(self, limits: ResidencyLimits) -> bool:
+        """Whether a worker of ours uses clearly more than was reserved for it when it was ready."""
+        if self.spec.kind != "local":
+            return False
+        least, ratio = limits.growth_bytes_min, limits.growth_ratio
+        return any(
+            count > self.base.get(device, 0) + max(least, self.base.get(device, 0) * ratio)
+            for device, count in (self.in_use or {}).items()
+        )
 
     def leave(self, reason: str) -> None:
         """Its end is decided; nobody can tell from here on what it uses."""
@@ -89,8 +113,9 @@ class Record:
 class MemoryBooks:
     """What the devices said last, and how much of it is foreign."""
 
-    def __init__(self, headroom_bytes: int) -> None:
+    def __init__(self, headroom_bytes: int, headroom_by_device: Mapping[str, int] | None = None) -> None:
         self.headroom_bytes = headroom_bytes
+        self.headroom_by_device = dict(headroom_by_device or {})
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
 
@@ -109,7 +134,7 @@ class MemoryBooks:
             device: Ledger(
                 device,
                 reading.total_bytes,
-                self.headroom_bytes,
+                self.headroom_by_device.get(device, self.headroom_bytes),
                 foreign_bytes(
                     used=reading.total_bytes - reading.free_bytes,
                     known=known.get(device, 0),

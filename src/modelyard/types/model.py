@@ -93,9 +93,14 @@ class ModelSpec:
     rungs: tuple[ModelSpec, ...] = ()  # smaller ways to start it, the best first, each with its own prediction
     degraded: tuple[str, ...] = ()  # what this rung gives up: `context_length=4096`
 
+    @property
+    def ways(self) -> tuple[ModelSpec, ...]:
+        """Every way to start it, the full one first."""
+        return (self, *self.rungs)
+
     def serves(self, wanted: ModelSpec) -> bool:
         """Whether a resident started like this serves who wants `wanted`, or one of its rungs."""
-        if self.identity == wanted.identity and self.context_length >= wanted.context_length:
+        if self is wanted or (self.identity == wanted.identity and self.context_length >= wanted.context_length):
             return True
         return bool(self.degraded) and any(
             self.identity == rung.identity and self.context_length >= rung.context_length for rung in wanted.rungs

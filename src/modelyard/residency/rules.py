@@ -1,0 +1,149 @@
+"""Who is in whose way for other reasons than bytes: kinds under the policy `exclusive`, groups, unknown sizes. Pure.
+
+Also what one round of proposing looks at. Rules cost nothing where there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelyard.memory.eviction import Candidate, cost_of_return
+from modelyard.memory.planner import Ledger, NoFit, add
+from modelyard.types.model import ModelSpec
+from modelyard.types.status import Residency
+
+from .queue import Line
+from .state import Record, ResidencyLimits
+
+Bytes = dict[str, int]
+
+
+@dataclass(slots=True)
+class Proposal:
+    """What should happen to memory now."""
+
+    load: list[tuple[ModelSpec, Bytes]] = field(default_factory=list)  # fits this very moment: how, and its reservation
+    evict: list[tuple[str, str]] = field(default_factory=list)  # idle model, and the model it leaves for
+    close: dict[str, int] = field(default_factory=dict)  # busy model -> the order of the ticket it must make room for
+    replace: list[str] = field(default_factory=list)  # in memory with launch options nobody wants any more
+    promised: dict[str, Bytes] = field(default_factory=dict)  # will fit once those who leave have left
+    refuse: list[tuple[str, NoFit]] = field(default_factory=list)  # hopeless; its whole line
+    refuse_old: list[tuple[str, NoFit]] = field(default_factory=list)  # others hold the memory; who waited long enough
+    wake_at: list[float] = field(default_factory=list)  # when the answer may change by time alone
+
+
+class Rules:
+    """What one round of proposing looks at, and the questions it asks."""
+
+    def __init__(
+        self,
+        now: float,
+        lines: Mapping[str, Line],
+        records: Mapping[str, Record],
+        ledgers: Mapping[str, Ledger],
+        limits: ResidencyLimits,
+        pinned: frozenset[str],
+    ) -> None:
+        self.now, self.lines, self.records, self.ledgers, self.limits = now, lines, records, ledgers, limits
+        self.proposal = Proposal()
+        self.movable = {name: one for name, one in records.items() if one.is_staying and name not in pinned}
+        self.fixed = add(*(one.held for name, one in records.items() if one.is_staying and name in pinned))
+        # What is held this moment, and what will be once all who are leaving have left and all promised have come.
+        self.held_now = add(*(one.held for one in records.values()))
+        self.held_later = add(*(one.held for one in records.values() if one.is_staying))
+        self.coming: dict[str, Bytes] = {}  # loads and promises of this round that may be told to make room again
+        self.expected: dict[str, ModelSpec] = {}  # every load and promise of this round
+        self.pinned = pinned
+
+    def _candidate(self, name: str) -> Candidate:
+        record = self.records[name]
+        idle_s = self.now - record.idle_since if record.state is not Residency.LOADING and not record.leases else 0.0
+        cost = cost_of_return(
+            (record.load_s or record.spec.load_s_expected) * record.spec.weight,
+            max(0.0, idle_s),
+            self._users(name, record),
+        )
+        if record.closed_from is not None:
+            cost = 0.0  # it drains already: do not start draining another
+        return Candidate(name, record.held, cost)
+
+    def _users(self, name: str, record: Record) -> int:
+        """How many have to be served first."""
+        return record.leases + (1 if name in self.lines or record.state is Residency.LOADING else 0)
+
+    def _is_idle(self, name: str, before: int | None = None) -> bool:
+        """Nobody uses it, and nobody waits to; with `before`, nobody who came earlier than that waits to."""
+        record = self.records[name]
+        if record.state is Residency.LOADING or record.leases:
+            return False
+        line = self.lines.get(name)
+        return line is None or (before is not None and line.head.order > before)
+
+    def _has_rules(self, line: Line, way: ModelSpec) -> bool:
+        return self.limits.has_rules or line.is_alone or not way.footprint.is_known
+
+    def _in_the_way(self, model: str, line: Line, way: ModelSpec) -> tuple[str, ...]:
+        """Who must leave whatever the bytes: other kinds, those over the group's number, and who shares its devices
+        with a model of unknown size, or with one whose load broke for memory. Pinned ones are never in the way.
+        """
+        others = {**{name: self.records[name].spec for name in self.movable}, **self.expected}
+        others.pop(model, None)
+        names: set[str] = set()
+        if self.limits.policy == "exclusive":
+            names |= {name for name, spec in others.items() if spec.kind != way.kind and name not in self.pinned}
+        if not way.footprint.is_known:
+            names |= {name for name in others if self._shares_device(name, way)}
+        if line.is_alone:
+            names |= {name for name in self.movable if self._is_idle(name) and self._shares_device(name, way)}
+        names |= set(self._over_the_group(way, others, names))
+        return tuple(sorted(names - self.pinned))
+
+    def _over_the_group(self, way: ModelSpec, others: Mapping[str, ModelSpec], going: set[str]) -> list[str]:
+        allowed = self.limits.groups.get(way.group) if way.group else None
+        if allowed is None:
+            return []
+        there = sum(one.is_staying and one.spec.group == way.group for one in self.records.values())
+        there += sum(spec.group == way.group for name, spec in self.expected.items() if name not in self.records)
+        members = [name for name, spec in others.items() if spec.group == way.group and name not in self.pinned]
+        too_many = there + 1 - allowed - sum(name in going for name in members)
+        by_cost = sorted((name for name in members if name not in going), key=self._cost)
+        return by_cost[: max(0, too_many)]
+
+    def _cost(self, name: str) -> tuple[bool, float, str]:
+        if name in self.expected:
+            return True, 0.0, name
+        return not self._is_idle(name), self._candidate(name).cost, name
+
+    def _is_clear(self, model: str, way: ModelSpec) -> bool:
+        """Whether everybody who had to leave has really gone: seen gone, then loaded."""
+        if model in self.records:
+            return False
+        if not self.limits.has_rules and way.footprint.is_known:
+            return True
+        leaving = [one.spec for one in self.records.values() if not one.is_staying]
+        if self.limits.policy == "exclusive" and any(spec.kind != way.kind for spec in leaving):
+            return False
+        if not way.footprint.is_known and any(self._shares_device(spec.name, way) for spec in leaving):
+            return False
+        allowed = self.limits.groups.get(way.group) if way.group else None
+        members = sum(one.spec.group == way.group for one in self.records.values())
+        return allowed is None or members < allowed
+
+    def _shares_device(self, name: str, way: ModelSpec) -> bool:
+        held = self.records[name].held if name in self.records else self.coming.get(name, {})
+        return any(device in way.footprint.bytes for device in held)
+
+    def _everything(self, way: ModelSpec) -> Bytes:
+        """What is left of its devices beside pinned models and others."""
+        return {
+            device: max(0, ledger.budget_bytes - ledger.foreign_bytes - self.fixed.get(device, 0))
+            for device, ledger in self.ledgers.items()
+            if device in way.footprint.bytes
+        }
+
+    def _without(self, names: tuple[str, ...]) -> Bytes:
+        if not names:
+            return self.held_later
+        gone = [self.coming[name] if name in self.coming else self.records[name].held for name in names]
+        return add(self.held_later, *({device: -count for device, count in one.items()} for one in gone))
