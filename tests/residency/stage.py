@@ -149,6 +149,10 @@ class Stage:
         return [(one.model, one.reason) for one in self.all_of(Unload)]
 
     @property
+    def sent_away(self) -> list[str]:
+        return [one.model for one in self.all_of(Unload)]
+
+    @property
     def told(self) -> list[str]:
         return [one.name for one in self.all_of(Tell)]
 

@@ -35,7 +35,7 @@ class Acts:
         self._is_overcommitted = False
         self._are_books_stale = False  # a worker came, went, or uses another amount than it did
         self._granted_at = 0.0
-        self._grant_gap_s = 1.0
+        self.grant_gap_s = 1.0
         self._effects: list[Effect] = []
 
     def is_pinned(self, spec: ModelSpec) -> bool:
@@ -62,10 +62,10 @@ class Acts:
         is_enough = False
         if self.queue.lines:
             gap_s = min(self._now - self._granted_at, QUEUE_RETRY_S_MAX)
-            self._grant_gap_s += _PACE_WEIGHT * (gap_s - self._grant_gap_s)
+            self.grant_gap_s += _PACE_WEIGHT * (gap_s - self.grant_gap_s)
             for line in self.queue.lines.values():
                 if line.needs_memory and line.head.order < ticket.order:
-                    line.passes += 1
+                    line.passed.append(ticket.order)
                     is_enough |= line.bypassed == self.limits.bypass_count_max
         self._granted_at = self._now
         return is_enough

@@ -71,7 +71,8 @@ class Lifecycle(Settling):
         held = dict(event.in_use)
         record = Record(spec, self._epochs, Residency.RESIDENT, self._now, held=held, base=dict(held))
         record.slots, record.keep_alive_s = event.slots, -1.0
-        record.loaded_at = record.idle_since = self._now
+        record.idle_since = self._now
+        record.loaded_at = self._now - self.limits.residence_s_max  # it has been there for a while
         record.load_s = spec.load_s_expected
         self.records[spec.name] = record
         record.measure(held)

@@ -24,7 +24,6 @@ class Ticket:
     deadline: float
     keep_alive_s: float | None = None
     takes_slot: bool = True  # False: content as soon as the model is in memory
-    passes_before: int = 0  # its line's `passes` when it came
     priority: int = 0  # its caller's and its model's together
 
 
@@ -35,7 +34,7 @@ class Line:
     spec: ModelSpec  # as the latest of them knows it, with the largest context any of them wants
     watchers: dict[int, Ticket] = field(default_factory=dict)  # those that take no slot
     turns: dict[str, dict[int, Ticket]] = field(default_factory=dict)  # caller -> its tickets; the first is next
-    passes: int = 0  # how often a later ticket of another model was served while this line waited for memory
+    passed: list[int] = field(default_factory=list)  # the orders of other models' tickets that overtook its head
     needs_memory: bool = True  # False: its model is loading, in memory, or promised its memory
     priority: int = 0  # the highest of those who wait
     is_ranked: bool = False  # some have a priority of their own
@@ -47,8 +46,8 @@ class Line:
 
     @property
     def bypassed(self) -> int:
-        """How often the oldest was overtaken; nobody in the line was more often."""
-        return self.passes - self.head.passes_before
+        """How often the oldest was overtaken while it waited for memory; nobody in the line was more often."""
+        return len(self.passed)
 
     def look_again(self) -> None:
         """Somebody left: whose wish and whose priority count now?"""
@@ -81,6 +80,10 @@ class WaitingQueue:
     def __contains__(self, number: int) -> bool:
         return number in self._tickets
 
+    def ticket(self, number: int) -> Ticket | None:
+        """Who waits under this number."""
+        return self._tickets.get(number)
+
     def push(self, ticket: Ticket) -> None:
         assert ticket.number not in self._tickets, f"ticket {ticket.number} waits twice"
         line = self.lines.get(ticket.spec.name)
@@ -92,7 +95,6 @@ class WaitingQueue:
             line.spec = _wanted(line.spec, ticket.spec)
         line.priority = max(line.priority, ticket.priority) if line.head is not ticket else ticket.priority
         line.is_ranked = line.is_ranked or ticket.priority != 0
-        ticket.passes_before = line.passes
         group = line.turns.setdefault(ticket.caller, {}) if ticket.takes_slot else line.watchers
         group[ticket.number] = ticket
         self._tickets[ticket.number] = ticket
@@ -121,6 +123,8 @@ class WaitingQueue:
             if line.head is ticket:
                 firsts = [next(iter(group.values())) for group in (line.watchers, *line.turns.values()) if group]
                 line.head = min(firsts, key=lambda first: first.order)
+                if line.passed:  # who overtook the old head may have been before the new one
+                    line.passed = [order for order in line.passed if order > line.head.order]
             if line.is_mixed or line.is_ranked:
                 line.look_again()
         self._tidy_deadlines()

@@ -129,7 +129,7 @@ class Scheduler(Lifecycle):
         if hopeless is not None:  # (5)
             return self._refuse(ticket.number, no_room(ticket.spec, hopeless))
         if len(self.queue) >= self.limits.queue_max:  # (6)
-            full = queue_full(len(self.queue), self._grant_gap_s)
+            full = queue_full(len(self.queue), self.grant_gap_s)
             displaced = self.queue.to_displace(ticket.caller)
             if displaced is None:
                 return self._refuse(ticket.number, full)
