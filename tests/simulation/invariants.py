@@ -15,6 +15,8 @@ from modelyard.residency import messages as say
 
 from .world import World
 
+FULL_LOOK_EVERY = 8  # steps; in between only what a step concerns is looked at
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
@@ -57,11 +59,12 @@ class Watcher:
                 case _:
                     pass
         self._places(world, event, effects)
-        if world.steps % 4 == 0 or isinstance(event, say.DevicesRead):
+        if world.steps % FULL_LOOK_EVERY == 0:
+            self._all_places(world, effects)
             self._scheduler_state(world)
 
     def _old_epochs(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
-        if isinstance(event, say.Loaded | say.LoadBroke | say.WorkerDied | say.Unloaded) and event in world.past:
+        if event is world.stale_event:
             need(not effects, "I8", event)
 
     def _budget(self, world: World, reserved: dict[int, dict[str, int]], load: say.Load) -> None:
@@ -114,6 +117,16 @@ class Watcher:
                 need(other.bypassed <= world.limits.bypass_count_max, "I12", f"{effect} {other}")
 
     def _places(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
+        """I6, I9 and I10 for who is concerned by this step."""
+        scheduler = world.scheduler
+        need(len(scheduler.queue) <= world.limits.queue_max, "I9", len(scheduler.queue))
+        if isinstance(event, say.Cancelled | say.Released):
+            need(event.ticket not in scheduler.queue and event.ticket not in scheduler.leases, "I10", event)
+        elif isinstance(event, say.Requested) and not effects:
+            need(event.ticket in scheduler.queue, "I6 lost", event)
+
+    def _all_places(self, world: World, effects: list[say.Effect]) -> None:
+        """I6 and I9 for everybody."""
         scheduler = world.scheduler
         answered = {one.ticket for one in effects if isinstance(one, say.Grant | say.Refuse)}
         waiting = 0
@@ -123,9 +136,7 @@ class Watcher:
             if client.place == "waiting" and client.ticket not in answered:
                 need(is_queued, "I6 lost", client)
                 waiting += 1
-        need(len(scheduler.queue) == waiting <= world.limits.queue_max, "I9", f"{len(scheduler.queue)} {waiting}")
-        if isinstance(event, say.Cancelled | say.Released):
-            need(event.ticket not in scheduler.queue and event.ticket not in scheduler.leases, "I10", event)
+        need(len(scheduler.queue) == waiting, "I9", f"{len(scheduler.queue)} {waiting}")
 
     def _scheduler_state(self, world: World) -> None:
         scheduler = world.scheduler

@@ -77,6 +77,7 @@ class World:
     foreign_read: dict[str, int] = field(default_factory=dict)  # as it was at the last reading
     pinned: set[str] = field(default_factory=set)
     forced: set[str] = field(default_factory=set)  # models with a forced unload asked
+    stale_event: say.Event | None = None  # the last one said again
     past: list[say.Event] = field(default_factory=list)  # messages of old epochs, to be said again
     is_healed: bool = False
     alarm: say.WakeAt | None = None
@@ -141,8 +142,12 @@ class World:
         effects = self.scheduler.step(event)
         self.steps += 1
         self.watch(self, event, effects)
-        told = ",".join(f"{type(one).__name__}{getattr(one, 'model', getattr(one, 'ticket', ''))}" for one in effects)
-        self.trace = zlib.crc32(f"{event.now:.4f}{type(event).__name__}>{told}".encode(), self.trace)
+        told = f"{event.now:.4f}{type(event).__name__}"
+        for effect in effects:
+            told += type(effect).__name__
+            if type(effect) is say.Grant or type(effect) is say.Load or type(effect) is say.Unload:
+                told += effect.model
+        self.trace = zlib.crc32(told.encode(), self.trace)
         for effect in effects:
             self._carry_out(effect)
         return effects
@@ -328,7 +333,8 @@ class World:
         live = {(one.model, one.epoch) for one in self.workers.values()}
         old = [one for one in self.past if (getattr(one, "model", ""), getattr(one, "epoch", 0)) not in live]
         if old:
-            self.feed(replace(self.random.choice(old), now=self.now))
+            self.stale_event = replace(self.random.choice(old), now=self.now)
+            self.feed(self.stale_event)
 
     def _heal(self) -> None:
         """No more faults and no more others; every model must be served again in bounded time."""

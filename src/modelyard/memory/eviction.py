@@ -37,21 +37,20 @@ def victims(short: Mapping[str, int], candidates: Iterable[Candidate]) -> tuple[
 
     (1) Cheapest first until it suffices, (2) without those that proved unnecessary, (3) unless one alone is cheaper.
     """
-    useful = sorted(
-        (one for one in candidates if any(one.bytes.get(device, 0) > 0 for device in short)),
-        key=lambda one: (one.cost, one.model),
-    )
+    useful = [one for one in candidates if not short.keys().isdisjoint(one.bytes)]
+    if not _suffices(useful, short):
+        return None
+    useful.sort(key=_by_cost)
     chosen: list[Candidate] = []
     for candidate in useful:  # (1)
+        chosen.append(candidate)
         if _suffices(chosen, short):
             break
-        chosen.append(candidate)
-    if not _suffices(chosen, short):
-        return None
-    for candidate in reversed(chosen.copy()):  # (2)
-        rest = [one for one in chosen if one is not candidate]
-        if _suffices(rest, short):
-            chosen = rest
+    if len(chosen) > 1:
+        for candidate in reversed(chosen.copy()):  # (2)
+            rest = [one for one in chosen if one is not candidate]
+            if _suffices(rest, short):
+                chosen = rest
     alone = next((one for one in useful if _suffices([one], short)), None)
     if alone is not None and alone.cost < sum(one.cost for one in chosen):  # (3)
         chosen = [alone]
@@ -66,5 +65,15 @@ def relief(short: Mapping[str, int], candidates: Sequence[Candidate]) -> tuple[s
     return tuple(sorted(one.model for one in candidates if any(one.bytes.get(device, 0) > 0 for device in short)))
 
 
+def _by_cost(one: Candidate) -> tuple[float, str]:
+    return one.cost, one.model
+
+
 def _suffices(chosen: Sequence[Candidate], short: Mapping[str, int]) -> bool:
-    return all(sum(one.bytes.get(device, 0) for one in chosen) >= count for device, count in short.items())
+    for device, count in short.items():
+        missing = count
+        for one in chosen:
+            missing -= one.bytes.get(device, 0)
+        if missing > 0:
+            return False
+    return True

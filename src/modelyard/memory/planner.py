@@ -7,7 +7,7 @@ numbers. It knows nothing of time, queues or processes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelyard.types.memory import RAM, Footprint, ProcessMemory
 
@@ -24,10 +24,13 @@ class Ledger:
     total_bytes: int
     headroom_bytes: int = 0
     foreign_bytes: int = 0  # held by others than our workers
+    budget_bytes: int = field(init=False)  # what models may have
+    room_bytes: int = field(init=False)  # of the budget, what others leave; below zero if they hold more than that
 
-    @property
-    def budget_bytes(self) -> int:
-        return max(0, self.total_bytes - self.headroom_bytes)
+    def __post_init__(self) -> None:
+        budget = max(0, self.total_bytes - self.headroom_bytes)
+        object.__setattr__(self, "budget_bytes", budget)
+        object.__setattr__(self, "room_bytes", budget - self.foreign_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,19 @@ class NoFit:
 
 def plan(need: Bytes, held: Bytes, ledgers: Mapping[str, Ledger], candidates: Sequence[Candidate] = ()) -> Plan | NoFit:
     """What must leave so that `need` fits beside `held`, which includes what the candidates hold."""
-    missing = shortage(need, held, ledgers)
-    if not missing:
-        return Plan()
-    chosen = victims(missing, candidates)
+    chosen = evictions(need, held, ledgers, candidates)
     if chosen is not None:
         return Plan(chosen)
     kept = add(held, *({device: -count for device, count in one.bytes.items()} for one in candidates))
     return _no_fit(need, kept, ledgers)
+
+
+def evictions(
+    need: Bytes, held: Bytes, ledgers: Mapping[str, Ledger], candidates: Sequence[Candidate]
+) -> tuple[str, ...] | None:
+    """Who must leave; None if that would not help."""
+    missing = shortage(need, held, ledgers)
+    return victims(missing, candidates) if missing else ()
 
 
 def shortage(need: Bytes, held: Bytes, ledgers: Mapping[str, Ledger]) -> dict[str, int]:
@@ -68,23 +76,29 @@ def shortage(need: Bytes, held: Bytes, ledgers: Mapping[str, Ledger]) -> dict[st
     {'gpu0': 1}
     """
     missing: dict[str, int] = {}
-    for device, count in sorted(need.items()):
-        over = count - _free(device, held, ledgers)
-        if count > 0 and over > 0:
+    for device, count in need.items():
+        ledger = ledgers.get(device)
+        over = count + held.get(device, 0) - (ledger.room_bytes if ledger is not None else 0)
+        if over > 0 < count:
             missing[device] = over
     return missing
 
 
 def overcommit(held: Bytes, ledgers: Mapping[str, Ledger]) -> dict[str, int]:
     """The bytes per device by which what is held, foreign use included, is over the budget."""
-    over = {device: -_free(device, held, ledgers) for device in sorted(ledgers) if held.get(device, 0) > 0}
-    return {device: count for device, count in over.items() if count > 0}
+    over: dict[str, int] = {}
+    for device, ledger in ledgers.items():
+        count = held.get(device, 0)
+        if 0 < count > ledger.room_bytes:
+            over[device] = count - ledger.room_bytes
+    return over
 
 
 def never_fits(need: Bytes, ledgers: Mapping[str, Ledger]) -> NoFit | None:
     """Why it could not even fit on an empty machine; None if it could."""
-    for device, count in sorted(need.items()):
-        if count > _budget(device, ledgers):
+    for device, count in need.items():
+        ledger = ledgers.get(device)
+        if count > (ledger.budget_bytes if ledger is not None else 0):
             return _no_fit(need, {}, ledgers)
     return None
 
@@ -153,7 +167,7 @@ def _foreign(device: str, ledgers: Mapping[str, Ledger]) -> int:
 
 
 def _free(device: str, held: Bytes, ledgers: Mapping[str, Ledger]) -> int:
-    return _budget(device, ledgers) - _foreign(device, ledgers) - held.get(device, 0)
+    return (ledgers[device].room_bytes if device in ledgers else 0) - held.get(device, 0)
 
 
 def _no_fit(need: Bytes, kept: Bytes, ledgers: Mapping[str, Ledger]) -> NoFit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modelyard.errors import YardError
+from modelyard.memory.planner import Ledger
 from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
@@ -33,7 +34,10 @@ class Acts:
         self._arrivals = 0
         self._epochs = 0
         self._is_overcommitted = False
+        self._is_room_stale = True  # what a proposal looks at has changed: lines, who is idle, what is held
+        self._room_times: list[float] = []  # when time alone may change the last proposal
         self._are_books_stale = False  # a worker came, went, or uses another amount than it did
+        self._balance: tuple[dict[str, int], dict[str, Ledger]] = ({}, {})  # what staying models held, and the ledgers
         self._granted_at = 0.0
         self.grant_gap_s = 1.0
         self._effects: list[Effect] = []
@@ -54,6 +58,8 @@ class Acts:
         """Give a slot. True if somebody else has now been overtaken as often as may be."""
         assert record.has_room(ticket.order), f"{record.spec.name} has no slot to give"
         assert ticket.number not in self.leases, f"ticket {ticket.number} has its lease already"
+        if not record.leases:
+            self._is_room_stale = True
         record.leases += 1
         self.leases[ticket.number] = record
         if ticket.keep_alive_s is not None:
@@ -67,6 +73,7 @@ class Acts:
                 if line.needs_memory and line.head.order < ticket.order:
                     line.passed.append(ticket.order)
                     is_enough |= line.bypassed == self.limits.bypass_count_max
+            self._is_room_stale |= is_enough
         self._granted_at = self._now
         return is_enough
 
@@ -74,6 +81,7 @@ class Acts:
         assert spec.name not in self.records, f"{spec.name} has a worker already"
         self._epochs += 1
         record = Record(spec, self._epochs, Residency.LOADING, self._now, held=reserved)
+        self._is_room_stale = True
         self.records[spec.name] = record
         self._tell("model.loading", record, reserved_bytes=reserved)
         self._effects.append(Load(spec.name, record.epoch, spec))
@@ -87,12 +95,14 @@ class Acts:
         elif not record.leave_reason:
             record.state = Residency.DRAINING
             record.leave_reason = reason
+            self._is_room_stale = True
             self._tell("model.draining", record, reason=reason, leases=record.leases)
 
     def _send_away(self, record: Record, reason: str) -> None:
         assert not (record.leases and reason in ("eviction", "expiry")), f"{record.spec.name} leaves while in use"
         record.leave(reason)
         self._are_books_stale = True
+        self._is_room_stale = True
         self._tell("model.unloading", record, reason=reason)
         self._effects.append(Unload(record.spec.name, record.epoch, reason))
 
@@ -103,6 +113,7 @@ class Acts:
 
     def _remove(self, record: Record) -> None:
         """Its processes are gone, and so is its reservation; leases of it are void."""
+        self._is_room_stale = True
         self._are_books_stale = True
         removed = self.records.pop(record.spec.name)
         assert removed is record, f"{record.spec.name} was removed behind our back"

@@ -76,7 +76,7 @@ class Lifecycle(Settling):
         record.load_s = spec.load_s_expected
         self.records[spec.name] = record
         record.measure(held)
-        self._are_books_stale = True
+        self._are_books_stale = self._is_room_stale = True
         self._effects.append(Adopt(spec.name, record.epoch, spec))
         self._tell("model.adopted", record, held_bytes=held)
         return False
@@ -98,6 +98,7 @@ class Lifecycle(Settling):
         return False
 
     def _loaded(self, record: Record, event: Loaded) -> None:
+        self._is_room_stale = True
         record.state = Residency.RESIDENT
         record.slots = event.slots
         record.base = dict(event.held)

@@ -70,6 +70,7 @@ class WaitingQueue:
     def __init__(self, skip_count_max: int = 8) -> None:
         self.skip_count_max = skip_count_max
         self.lines: dict[str, Line] = {}
+        self.has_changed = False  # a line came, went, or has another head, wish or priority
         self._tickets: dict[int, Ticket] = {}
         self._counts: dict[str, int] = {}  # per caller
         self._deadlines: list[tuple[float, int]] = []  # a heap; what is no longer waiting is skipped
@@ -90,11 +91,13 @@ class WaitingQueue:
         if line is None:
             line = self.lines[ticket.spec.name] = Line(ticket.spec)
             line.head = ticket
+            self.has_changed = True
         if ticket.spec is not line.spec:
-            line.is_mixed = True
+            line.is_mixed = self.has_changed = True
             line.spec = _wanted(line.spec, ticket.spec)
         line.priority = max(line.priority, ticket.priority) if line.head is not ticket else ticket.priority
-        line.is_ranked = line.is_ranked or ticket.priority != 0
+        if ticket.priority:
+            line.is_ranked = self.has_changed = True
         group = line.turns.setdefault(ticket.caller, {}) if ticket.takes_slot else line.watchers
         group[ticket.number] = ticket
         self._tickets[ticket.number] = ticket
@@ -119,14 +122,17 @@ class WaitingQueue:
             del line.watchers[number]
         if not line.turns and not line.watchers:
             del self.lines[ticket.spec.name]
+            self.has_changed = True
         else:
             if line.head is ticket:
+                self.has_changed = True
                 firsts = [next(iter(group.values())) for group in (line.watchers, *line.turns.values()) if group]
                 line.head = min(firsts, key=lambda first: first.order)
                 if line.passed:  # who overtook the old head may have been before the new one
                     line.passed = [order for order in line.passed if order > line.head.order]
             if line.is_mixed or line.is_ranked:
                 line.look_again()
+                self.has_changed = True
         self._tidy_deadlines()
         return ticket
 

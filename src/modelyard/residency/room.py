@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelyard.memory.eviction import Candidate, cost_of_return, relief
-from modelyard.memory.planner import Ledger, NoFit, Plan, add, never_fits, overcommit, plan, shortage
+from modelyard.memory.planner import Ledger, NoFit, add, evictions, never_fits, overcommit, plan, shortage
 from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
@@ -84,9 +84,9 @@ class _Round(Rules):
             return hopeless
         held = self._without(must)
         idle = [self._candidate(name) for name in sorted(self.movable) if name not in must and self._may_go(name)]
-        answer = plan(need, held, self.ledgers, idle)
-        if isinstance(answer, Plan) and all(name in self.movable and self._may_go(name) for name in must):
-            leave = (*must, *answer.evict)
+        chosen = evictions(need, held, self.ledgers, idle)
+        if chosen is not None and all(name in self.movable and self._may_go(name) for name in must):
+            leave = (*must, *chosen)
             if not leave and self._is_clear(model, way) and not shortage(need, self.held_now, self.ledgers):  # (2)
                 self.proposal.load.append((way, need))
                 self.held_now = add(self.held_now, need)

@@ -71,6 +71,7 @@ class Scheduler(Lifecycle):
                 is_done = self._unload_asked(event.model, force=event.force, role=event.role)
             case PinAsked():
                 self._pins[event.model] = event.pinned
+                self._is_room_stale = True
                 is_done = False
             case Shutdown():
                 is_done = self._shutdown(force=event.force)
@@ -120,6 +121,7 @@ class Scheduler(Lifecycle):
             return self._refuse(event.ticket, ShuttingDown())
         if event.pinned is not None:
             self._pins[spec.name] = event.pinned
+            self._is_room_stale = True
         if event.role:
             self.roles.setdefault(spec.name, set()).add(event.role)
         return self._wait(Ticket(event.ticket, self._arrivals, spec, OPERATOR, now, event.deadline, takes_slot=False))
@@ -158,6 +160,7 @@ class Scheduler(Lifecycle):
         assert record.leases >= 0, f"{record.spec.name} has fewer than no leases"
         if not record.leases:
             record.idle_since = self._now
+            self._is_room_stale = True
         if self.queue.lines or self._is_overcommitted or record.state is not Residency.RESIDENT:
             return False
         if record.recycle_by is not None:

@@ -48,6 +48,9 @@ class Settling(Acts):
         self.books.update(self.records.values())
         staying = add(*(record.held for record in self.records.values() if record.is_staying))
         self._is_overcommitted = bool(overcommit(staying, self.books.ledgers))
+        if self._is_overcommitted or (staying, self.books.ledgers) != self._balance:
+            self._is_room_stale = True
+        self._balance = (staying, self.books.ledgers)
         self._are_books_stale = False
 
     def _end_what_is_over(self) -> None:
@@ -65,7 +68,18 @@ class Settling(Acts):
                     self._send_away(record, "abandoned")
 
     def _make_room(self) -> list[float]:
-        """Carry out a proposal for memory. Answers when time alone may change it."""
+        """Carry out a proposal for memory. Answers when time alone may change it.
+
+        A proposal depends on nothing but what `_is_room_stale` stands for, and on the time at those moments.
+        """
+        is_stale = self._is_room_stale or self.queue.has_changed
+        if not is_stale and not any(at <= self._now for at in self._room_times):
+            return self._room_times.copy()
+        self._is_room_stale = self.queue.has_changed = False
+        self._room_times = self._propose()
+        return self._room_times.copy()
+
+    def _propose(self) -> list[float]:
         if not self.queue.lines and not self._is_overcommitted:
             self._reopen({})
             self.promised = {}
