@@ -45,8 +45,10 @@ class Watcher:
             match effect:
                 case say.Load():
                     need(effect.model not in world.workers, "I3", effect.model)
-                    reserved[effect.epoch] = effect.spec.footprint.reserved_bytes
+                    reserved[effect.epoch] = world.scheduler.records[effect.model].held
                     self._budget(world, reserved, effect)
+                    if world.limits.has_rules or effect.spec.degraded or not effect.spec.footprint.is_known:
+                        self._rules(world, effect)
                 case say.Unload():
                     self._unload(world, effect, effects)
                 case say.Grant():
@@ -76,6 +78,28 @@ class Watcher:
             budget = world.devices[device] - world.limits.headroom_bytes
             need(held + others <= budget, "I1", f"{load.model}: {held} + {others} > {budget}")
 
+    def _rules(self, world: World, load: say.Load) -> None:
+        """Kinds, groups, sizes nobody knows, and that something is given up only where that was needed."""
+        spec, records = load.spec, world.scheduler.records
+        others = [one for one in records.values() if one.epoch < load.epoch]
+        unpinned = [one for one in others if not world.scheduler.is_pinned(one.spec)]
+        if world.limits.policy == "exclusive":
+            self.seen["load under exclusive"] += 1
+            wrong = [(one.spec.name, one.state.value, one.spec.kind) for one in unpinned if one.spec.kind != spec.kind]
+            need(not wrong, "two kinds", f"{load.model} {spec.kind} beside {wrong}")
+        allowed = world.limits.groups.get(spec.group)
+        if allowed is not None:
+            pinned = sum(one.spec.group == spec.group for one in others if one not in unpinned)
+            members = sum(one.spec.group == spec.group for one in unpinned)
+            self.seen["load within a group"] += 1
+            need(members + pinned < allowed or not members, "too many of a group", load)
+        if not spec.footprint.is_known:
+            self.seen["load of an unknown size"] += 1
+            shared = [one.spec.name for one in unpinned if one.held.keys() & spec.footprint.bytes.keys()]
+            need(not shared, "an unknown size beside others", shared)
+        if spec.degraded:
+            self.seen["load of a smaller way"] += 1
+
     def _unload(self, world: World, effect: say.Unload, effects: list[say.Effect]) -> None:
         need(effect.epoch not in self.ended, "I4", effect)
         self.ended.add(effect.epoch)
@@ -95,7 +119,10 @@ class Watcher:
             )
         if effect.reason == "change":
             wanted = {spec.identity for spec in world.specs if spec.name == effect.model}
-            need(world.scheduler.records[effect.model].spec.identity not in wanted, "reload without need", effect)
+            had = world.scheduler.records[effect.model].spec
+            waiting = [one.spec for one in world.clients.values() if one.model == effect.model]
+            is_small = any(spec is not None and spec.context_length > had.context_length for spec in waiting)
+            need(is_small or had.identity not in wanted, "reload without need", effect)
 
     def _grant(self, world: World, effect: say.Grant) -> None:
         client = world.clients.get(effect.ticket)
@@ -105,6 +132,10 @@ class Watcher:
         need(world.scheduler._now < client.deadline, "I11", effect)
         worker = world.workers.get(effect.model)
         need(worker is not None and worker.epoch == effect.epoch and effect.epoch not in self.ended, "grant of a ghost")
+        if client.spec is not None:
+            record = world.scheduler.leases.get(effect.ticket)
+            is_enough = record is None or record.spec.context_length >= client.spec.context_length
+            need(is_enough or bool(record and record.spec.degraded), "a context too small", effect)
         if not world.is_narrow or not client.takes_slot:
             return
         for other in world.clients.values():  # I12
@@ -166,7 +197,7 @@ class Watcher:
         need(not world.workers and not world.scheduler.records, "still in memory", list(world.workers))
         for client in world.late:
             need(client.outcome == "served", "not served after all was well", f"{client.model} {client.outcome}")
-        need(world.now < 3000, "took too long to come to rest", world.now)
+        need(world.stepped_at < 3000, "took too long to come to rest", world.stepped_at)
 
 
 def run(seed: int, watcher: Watcher, **more: object) -> World:

@@ -23,7 +23,8 @@ READ_EVERY_S = 5.0
 FEATURES = (
     "wrong_sizes", "foreign_use", "failing_loads", "crashes", "late_exits", "cancels", "short_deadlines", "operators",
     "pins", "two_devices", "stale_messages", "clock_jumps", "new_options", "keep_alive", "bursts", "growth",
-    "tight_queue",
+    "tight_queue", "contexts", "kinds", "other_nodes", "groups", "priorities", "rungs", "unknown_sizes", "stalls",
+    "recycling",
 )  # fmt: skip
 ALWAYS_ALONE = {
     "foreign_use",
@@ -31,6 +32,14 @@ ALWAYS_ALONE = {
     "wrong_sizes",
     "growth",
     "two_devices",
+    "kinds",
+    "other_nodes",
+    "groups",
+    "rungs",
+    "unknown_sizes",
+    "contexts",
+    "priorities",
+    "recycling",
 }  # absent in worlds with room for one only
 
 
@@ -44,6 +53,7 @@ class Worker:
     began_at: float
     reserved: dict[str, int]
     phase: str = "loading"  # loading, up, ending
+    is_adopted: bool = False  # brought in by another node
     share: float = 0.3  # of its size while it loads
 
 
@@ -59,6 +69,7 @@ class Client:
     outcome: str = ""
     bypassed: int = 0
     takes_slot: bool = True
+    spec: ModelSpec | None = None
 
 
 @dataclass(eq=False)
@@ -71,6 +82,7 @@ class World:
     now: float = 0.0
     trace: int = 0
     steps: int = 0
+    stepped_at: float = 0.0
     workers: dict[str, Worker] = field(default_factory=dict)
     clients: dict[int, Client] = field(default_factory=dict)  # those not done
     foreign: dict[str, int] = field(default_factory=dict)
@@ -96,6 +108,9 @@ class World:
             queue_max=chance.choice((5, 12)) if self.has("tight_queue") else 64,
             drain_after_s=chance.choice((3.0, 10.0, 1e6)),
             memory_wait_s=10.0,
+            policy="exclusive" if self.has("kinds") and chance.random() < 0.5 else "fit",
+            groups={"g": chance.choice((1, 2))} if self.has("groups") else {},
+            growth_bytes_min=5,
         )
         self.devices = {"gpu0": 100, **({"gpu1": 60} if self.has("two_devices") else {})}
         self.foreign = dict.fromkeys(self.devices, 0)
@@ -121,7 +136,8 @@ class World:
                 self.later(at, self._arrive)
         for feature, fault in (
             ("foreign_use", self._foreign), ("crashes", self._crash), ("operators", self._operate), ("pins", self._pin),
-            ("stale_messages", self._stale), ("growth", self._grow),
+            ("stale_messages", self._stale), ("growth", self._grow), ("other_nodes", self._appear),
+            ("other_nodes", self._vanish), ("recycling", self._recycle),
         ):  # fmt: skip
             for _ in range(self.random.randint(1, 6) if self.has(feature) else 0):
                 self.later(self.random.uniform(0, end), fault)
@@ -141,6 +157,7 @@ class World:
             event = replace(event, now=event.now - 3.0)
         effects = self.scheduler.step(event)
         self.steps += 1
+        self.stepped_at = self.now
         self.watch(self, event, effects)
         told = f"{event.now:.4f}{type(event).__name__}"
         for effect in effects:
@@ -158,6 +175,8 @@ class World:
         match effect:
             case say.Load():
                 self._load(effect)
+            case say.Adopt():
+                self._adopt(effect)
             case say.Unload():
                 self._unload(effect)
             case say.Grant():
@@ -175,11 +194,15 @@ class World:
 
     def _load(self, effect: say.Load) -> None:
         wrong = self.random.uniform(0.7, 1.3) if self.has("wrong_sizes") else 1.0
-        size = {device: int(count * wrong) for device, count in effect.spec.footprint.bytes.items()}
-        worker = Worker(effect.model, effect.epoch, size, self.now, effect.spec.footprint.reserved_bytes)
+        spec, reserved = effect.spec, dict(self.scheduler.records[effect.model].held)
+        known = spec.footprint.bytes if spec.footprint.is_known else dict.fromkeys(spec.footprint.bytes, 20)
+        size = {device: int(count * wrong) for device, count in known.items()}
+        worker = Worker(effect.model, effect.epoch, size, self.now, reserved)
         self.workers[effect.model] = worker
         takes_s = self.random.choice((0.1, 1.0, 5.0, 15.0))
         fails = self.has("failing_loads") and not self.is_healed and self.random.random() < 0.2
+        if self.has("stalls") and not self.is_healed and self.random.random() < 0.05:
+            takes_s, fails = 40.0, True  # it never gets ready, and is ended for that
         self.later(self.now + takes_s, lambda: self._loaded(worker, fails))
 
     def _loaded(self, worker: Worker, fails: bool) -> None:
@@ -189,7 +212,8 @@ class World:
             del self.workers[worker.model]
             self._read()
             error = LoadFailed(model=worker.model, problem="planted")
-            self._say(say.LoadBroke(self.now, worker.model, worker.epoch, error))
+            is_memory = self.random.random() < 0.5
+            self._say(say.LoadBroke(self.now, worker.model, worker.epoch, error, is_memory))
             return
         worker.share = 1.0
         self._read()  # still loading, as far as the scheduler knows
@@ -202,7 +226,7 @@ class World:
     def _unload(self, effect: say.Unload) -> None:
         worker = self.workers[effect.model]
         worker.phase = "ending"
-        takes_s = self.random.choice((0.01, 0.1, 4.0)) if self.has("late_exits") else 0.05
+        takes_s = self.random.choice((0.01, 0.1, 4.0, 20.0)) if self.has("late_exits") else 0.05
         self.later(self.now + takes_s, lambda: self._gone(worker))
 
     def _gone(self, worker: Worker) -> None:
@@ -214,6 +238,12 @@ class World:
 
     # What clients do.
 
+    def _wish(self, spec: ModelSpec) -> ModelSpec:
+        """What a request may want besides the model: a context, a priority."""
+        if self.has("contexts"):
+            spec = replace(spec, context_length=self.random.choice((4, 4, 4, 8)))
+        return spec
+
     def _spec(self, name: str) -> ModelSpec:
         size = self.random.randint(55, 90) if self.is_narrow else self.random.randint(10, 70)
         band = self.random.choice((0.0, 0.1, 0.3))
@@ -223,13 +253,31 @@ class World:
         if self.random.random() < 0.05:
             sizes = {"gpu0": 500}
         expected_s = self.random.choice((0.5, 4.0))
-        return ModelSpec(name, name, Footprint(sizes, band_ratio=band), load_s_expected=expected_s)
+        spec = ModelSpec(name, name, Footprint(sizes, band_ratio=band), load_s_expected=expected_s)
+        return self._with_rules(spec)
+
+    def _with_rules(self, spec: ModelSpec) -> ModelSpec:
+        chance, sizes = self.random, spec.footprint.bytes
+        if self.has("kinds"):
+            spec = replace(spec, kind=chance.choice(("local", "ollama")))
+        if self.has("groups"):
+            spec = replace(spec, group=chance.choice(("", "g")), weight=chance.choice((0.5, 1.0, 10.0)))
+        if self.has("rungs") and chance.random() < 0.5:
+            smaller = [{device: count * share // 10 for device, count in sizes.items()} for share in (7, 4)]
+            rungs = [
+                replace(spec, identity=f"{spec.name}/{n}", footprint=Footprint(one), degraded=(f"step {n}",))
+                for n, one in enumerate(smaller)
+            ]
+            spec = replace(spec, rungs=tuple(rungs))
+        if self.has("unknown_sizes") and chance.random() < 0.3:
+            spec = replace(spec, footprint=Footprint(dict.fromkeys(sizes, 0), "unknown"), rungs=())
+        return spec
 
     def _arrive(self) -> None:
         index = self.random.randrange(len(self.specs))
         if self.has("new_options") and self.random.random() < 0.05:
             self.specs[index] = replace(self.specs[index], identity=f"{self.specs[index].name}/{self._count}")
-        self.ask(self.specs[index])
+        self.ask(self._wish(self.specs[index]))
 
     def ask(self, spec: ModelSpec) -> Client:
         self._tickets += 1
@@ -241,7 +289,9 @@ class World:
         if self.has("cancels") and self.random.random() < 0.3:
             ticket = client.ticket
             self.later(self.now + self.random.choice((0.0, 0.3, 3.0)), lambda: self._cancel(ticket))
-        self.feed(say.Requested(self.now, client.ticket, spec, caller, client.deadline, keep_alive_s))
+        priority = self.random.choice((0, 0, 0, 5)) if self.has("priorities") else 0
+        client.spec = spec
+        self.feed(say.Requested(self.now, client.ticket, spec, caller, client.deadline, keep_alive_s, priority))
         return client
 
     def _cancel(self, ticket: int) -> None:
@@ -287,7 +337,7 @@ class World:
             self.alarm = None
             self.feed(say.Tick(max(alarm.at, self.now)))
 
-    def _say(self, event: say.Loaded | say.LoadBroke | say.Unloaded | say.WorkerDied) -> None:
+    def _say(self, event: say.Loaded | say.LoadBroke | say.Unloaded | say.WorkerDied | say.Left) -> None:
         self.feed(event)
         self.past.append(event)
 
@@ -329,6 +379,42 @@ class World:
         (self.pinned.add if pinned else self.pinned.discard)(name)
         self.feed(say.PinAsked(self.now, name, pinned))
 
+    def _appear(self) -> None:
+        """Another node on our device brings a model in without asking, if the device has the memory."""
+        name, device = self.random.choice(("o1", "o2")), "gpu0"
+        size = self.random.randint(5, 20)
+        used = sum(one.size.get(device, 0) for one in self.workers.values()) + self.foreign[device]
+        if name in self.workers or self.is_healed or used + size > self.devices[device]:
+            return
+        spec = ModelSpec(name, name, Footprint({device: size}, "measured"), kind="ollama")
+        effects = self.feed(say.Adopted(self.now, spec, {device: size}))
+        if not any(isinstance(effect, say.Adopt) for effect in effects):
+            return
+        self._read()
+
+    def _adopt(self, effect: say.Adopt) -> None:
+        size = effect.spec.footprint.bytes
+        worker = Worker(effect.model, effect.epoch, dict(size), self.now, dict(size), phase="up", share=1.0)
+        worker.is_adopted = True
+        self.workers[effect.model] = worker
+
+    def _vanish(self) -> None:
+        """It takes one out by itself."""
+        theirs = [one for one in self.workers.values() if one.is_adopted and one.phase == "up"]
+        if theirs:
+            worker = self.random.choice(theirs)
+            del self.workers[worker.model]
+            self._read()
+            self._say(say.Left(self.now, worker.model, worker.epoch))
+            for client in [one for one in self.clients.values() if one.epoch == worker.epoch and one.place == "leased"]:
+                self._release(client.ticket)
+
+    def _recycle(self) -> None:
+        up = [one for one in self.workers.values() if one.phase == "up"]
+        if up:
+            worker = self.random.choice(up)
+            self.feed(say.RecycleAsked(self.now, worker.model, worker.epoch, "planted"))
+
     def _stale(self) -> None:
         live = {(one.model, one.epoch) for one in self.workers.values()}
         old = [one for one in self.past if (getattr(one, "model", ""), getattr(one, "epoch", 0)) not in live]
@@ -340,7 +426,11 @@ class World:
         """No more faults and no more others; every model must be served again in bounded time."""
         self.is_healed = True
         self.foreign = dict.fromkeys(self.devices, 0)
-        self.features -= {"wrong_sizes", "failing_loads", "cancels", "short_deadlines", "new_options", "growth"}
+        self.features -= {
+            "wrong_sizes", "failing_loads", "cancels", "short_deadlines", "new_options", "growth", "stalls", "contexts",
+        }  # fmt: skip
+        while any(one.is_adopted and one.phase == "up" for one in self.workers.values()):
+            self._vanish()
         for name in sorted(self.pinned):
             self.pinned.discard(name)
             self.feed(say.PinAsked(self.now, name, False))
@@ -352,4 +442,6 @@ class World:
 
     def _can_fit(self, spec: ModelSpec) -> bool:
         budgets = {device: total - self.limits.headroom_bytes for device, total in self.devices.items()}
-        return all(count <= budgets[device] for device, count in spec.footprint.reserved_bytes.items())
+        return any(
+            all(count <= budgets[device] for device, count in way.footprint.reserved_bytes.items()) for way in spec.ways
+        )

@@ -40,10 +40,25 @@ class _Round(Rules):
             if record is not None and record.is_staying:
                 if record.state is Residency.LOADING or record.spec.serves(line.spec):
                     continue  # it only waits for a slot, or for the load to end
+                if self._finishes_first(model, line, record):
+                    continue
                 self.proposal.replace.append(model)
                 self._forget(model)
             self._place(model, line)
         return self.proposal
+
+    def _finishes_first(self, model: str, line: Line, record: Record) -> bool:
+        """A larger context is wanted: who came before that wish is served, and the answers under way end.
+
+        Should the wish go away meanwhile, the next proposal no longer closes the model for later tickets.
+        """
+        if record.spec.identity != line.spec.identity:
+            return False
+        order = min(ticket.order for ticket in line.tickets() if not record.spec.serves(ticket.spec))
+        if not record.leases and line.head.order == order:
+            return False
+        self._close(model, order)
+        return True
 
     def _relieve(self) -> None:
         """Others have grown, or a worker has: who is idle gives way at once."""
@@ -160,7 +175,7 @@ class _Round(Rules):
         self._forget(name)
 
     def _close(self, name: str, order: int) -> None:
-        self.proposal.close[name] = order
+        self.proposal.close[name] = min(order, self.proposal.close.get(name, order))
 
     def _forget(self, name: str) -> None:
         """From here on it is as good as gone."""

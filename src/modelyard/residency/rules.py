@@ -121,17 +121,19 @@ class Rules:
             return False
         if not self.limits.has_rules and way.footprint.is_known:
             return True
-        leaving = [one.spec for one in self.records.values() if not one.is_staying]
-        if self.limits.policy == "exclusive" and any(spec.kind != way.kind for spec in leaving):
+        there = [one.spec for one in self.records.values()] + [spec for spec, _need in self.proposal.load]
+        others = [spec for spec in there if spec.name not in self.pinned]
+        if self.limits.policy == "exclusive" and any(spec.kind != way.kind for spec in others):
             return False
-        if not way.footprint.is_known and any(self._shares_device(spec.name, way) for spec in leaving):
+        if not way.footprint.is_known and any(self._shares_device(spec.name, way) for spec in others):
             return False
         allowed = self.limits.groups.get(way.group) if way.group else None
-        members = sum(one.spec.group == way.group for one in self.records.values())
-        return allowed is None or members < allowed
+        if allowed is None or sum(spec.group == way.group for spec in there) < allowed:
+            return True
+        return not any(spec.group == way.group for spec in others)  # all of them are pinned: waiting would not help
 
     def _shares_device(self, name: str, way: ModelSpec) -> bool:
-        held = self.records[name].held if name in self.records else self.coming.get(name, {})
+        held = self.records[name].held if name in self.records else self.expected[name].footprint.bytes
         return any(device in way.footprint.bytes for device in held)
 
     def _everything(self, way: ModelSpec) -> Bytes:

@@ -117,7 +117,9 @@ class Settling(Acts):
         """Hand out free slots, longest waiting models first. True if that calls for another look at memory."""
         for model, line in self.queue.in_order():
             record = self.records.get(model)
-            if record is None or not record.is_open or not record.spec.serves(line.spec):
+            if record is None or not record.is_open:
+                continue
+            if record.closed_from is None and not record.spec.serves(line.spec):
                 continue
             watchers = list(line.watchers.values())
             for watcher in watchers:
