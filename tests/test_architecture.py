@@ -24,6 +24,7 @@ PURE = {
     "errors.py", "units.py", "diagnosis.py",
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",
     "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",
+    "memory/trend.py",
     "residency/scheduler.py", "residency/settling.py", "residency/acts.py", "residency/room.py", "residency/queue.py",
     "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
     "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
