@@ -93,9 +93,11 @@ class Rules:
         if self.limits.policy == "exclusive":
             names |= {name for name, spec in others.items() if spec.kind != way.kind and name not in self.pinned}
         if not way.footprint.is_known:
-            names |= {name for name in others if self._shares_device(name, way)}
+            names |= {name for name, spec in others.items() if _share_device(spec, way)}
         if line.is_alone:
-            names |= {name for name in self.movable if self._is_idle(name) and self._shares_device(name, way)}
+            names |= {
+                name for name, one in self.movable.items() if self._is_idle(name) and _share_device(one.spec, way)
+            }
         names |= set(self._over_the_group(way, others, names))
         return tuple(sorted(names - self.pinned))
 
@@ -125,16 +127,12 @@ class Rules:
         others = [spec for spec in there if spec.name not in self.pinned]
         if self.limits.policy == "exclusive" and any(spec.kind != way.kind for spec in others):
             return False
-        if not way.footprint.is_known and any(self._shares_device(spec.name, way) for spec in others):
+        if not way.footprint.is_known and any(_share_device(spec, way) for spec in others):
             return False
         allowed = self.limits.groups.get(way.group) if way.group else None
         if allowed is None or sum(spec.group == way.group for spec in there) < allowed:
             return True
         return not any(spec.group == way.group for spec in others)  # all of them are pinned: waiting would not help
-
-    def _shares_device(self, name: str, way: ModelSpec) -> bool:
-        held = self.records[name].held if name in self.records else self.expected[name].footprint.bytes
-        return any(device in way.footprint.bytes for device in held)
 
     def _everything(self, way: ModelSpec) -> Bytes:
         """What is left of its devices beside pinned models and others."""
@@ -149,3 +147,7 @@ class Rules:
             return self.held_later
         gone = [self.coming[name] if name in self.coming else self.records[name].held for name in names]
         return add(self.held_later, *({device: -count for device, count in one.items()} for one in gone))
+
+
+def _share_device(one: ModelSpec, other: ModelSpec) -> bool:
+    return not one.footprint.bytes.keys().isdisjoint(other.footprint.bytes)
