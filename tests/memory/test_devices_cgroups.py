@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelyard.memory.cgroups import MemoryLimit, memory_limits
+from modelyard.memory.cgroups import MemoryLimit, is_inside, memory_limits
 
 
 def tree(root: Path, files: Mapping[str, object]) -> Path:
@@ -33,6 +33,46 @@ def test_version_2_limits_of_every_group_above_us_apply(tmp_path: Path) -> None:
 
     assert memory_limits(root) == (MemoryLimit(2000, 300), MemoryLimit(4000, 1000))
     assert memory_limits(root)[0].free_bytes == 1700
+
+
+def test_a_limit_that_only_slows_down_is_one_too(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "proc/self/cgroup": "0::/outer/inner",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/outer/memory.max": "max",
+        "sys/fs/cgroup/outer/memory.high": 3000,
+        "sys/fs/cgroup/outer/memory.current": 900,
+        "sys/fs/cgroup/outer/inner/memory.max": 9000,
+        "sys/fs/cgroup/outer/inner/memory.high": 5000,
+        "sys/fs/cgroup/outer/inner/memory.current": 800,
+    })  # fmt: skip
+
+    limits = memory_limits(root)
+
+    assert limits == (MemoryLimit(5000, 800), MemoryLimit(3000, 900))
+    assert [limit.group for limit in limits] == ["/outer/inner", "/outer"]
+
+
+def test_files_in_memory_are_not_counted_as_used_whether_they_are_read_or_not(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "proc/self/cgroup": "0::/one",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/one/memory.max": 9000,
+        "sys/fs/cgroup/one/memory.current": 5000,
+        "sys/fs/cgroup/one/memory.stat": "anon 1000\nfile 4000\nshmem 500\ninactive_file 1500\nactive_file 2000",
+    })  # fmt: skip
+
+    assert memory_limits(root) == (MemoryLimit(9000, 1500),)
+
+
+def test_who_shares_a_limit_is_known_by_the_group(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "proc/7/cgroup": "0::/jobs/one/inner",
+        "proc/8/cgroup": "4:memory:/jobs/one\n3:cpu:/\n0::/",
+        "proc/9/cgroup": "0::/jobs/one-more",
+    })  # fmt: skip
+
+    assert [is_inside(root, pid, "/jobs/one") for pid in (7, 8, 9, 10)] == [True, True, False, False]
 
 
 def test_max_is_no_limit(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Reads only. A container usually sees its own group as the root of the mount; the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 DEPTH_MAX = 32
@@ -18,7 +18,8 @@ class MemoryLimit:
     """One group's limit, and what it leaves."""
 
     max_bytes: int
-    used_bytes: int  # without the page cache the kernel would drop first
+    used_bytes: int  # without the page cache, which the kernel drops before anybody has to go without
+    group: str = field(default="", compare=False)  # its path as the kernel names it: who is in it shares the limit
 
     @property
     def free_bytes(self) -> int:
@@ -27,31 +28,40 @@ class MemoryLimit:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    max_file: str
+    controller: str  # as it stands in a process's list of groups
+    max_files: tuple[str, ...]  # the smallest counts: above `memory.high` everybody is slowed down to a crawl
     used_file: str
-    droppable_key: str
+    droppable_keys: tuple[str, ...]  # mapped weights, used or not, are there for the taking as on the whole machine
 
 
-_V2 = _Version("memory.max", "memory.current", "inactive_file")
-_V1 = _Version("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("", ("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+_V1 = _Version(
+    "memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+)  # fmt: skip
 
 
 def memory_limits(root: Path = Path("/")) -> tuple[MemoryLimit, ...]:
     """Every limit that applies to us: our own group's and those of the groups above it."""
-    own = _own_groups(root)
+    own = groups_of(root, "self")
     limits: list[MemoryLimit] = []
     for version, mounted_group, folder in _mounts(root):
-        group = own.get("memory" if version is _V1 else "")
+        group = own.get(version.controller)
         if group is None:
             continue
-        limits += _limits_up_from(version, folder, _below(group, mounted_group))
+        limits += _limits_up_from(version, folder, group, _below(group, mounted_group))
     return tuple(limits)
 
 
-def _own_groups(root: Path) -> dict[str, str]:
-    """Controller -> our group's path. Version 2 has the empty controller."""
+def is_inside(root: Path, pid: int, group: str) -> bool:
+    """Whether a process is in a group, or in one below it."""
+    own = groups_of(root, str(pid))
+    return any(PurePosixPath(path).is_relative_to(group) for key, path in own.items() if key in ("", "memory"))
+
+
+def groups_of(root: Path, process: str) -> dict[str, str]:
+    """Controller -> the group's path. Version 2 has the empty controller."""
     groups: dict[str, str] = {}
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _lines(root / "proc" / process / "cgroup"):
         _number, _separator, rest = line.partition(":")
         controllers, _separator, path = rest.partition(":")
         for controller in controllers.split(","):
@@ -81,23 +91,25 @@ def _below(group: str, mounted_group: str) -> PurePosixPath:
     return path.relative_to(mounted)
 
 
-def _limits_up_from(version: _Version, folder: Path, below: PurePosixPath) -> Iterator[MemoryLimit]:
-    for level in [below, *below.parents][:DEPTH_MAX]:
-        limit = _limit(version, folder / level)
+def _limits_up_from(version: _Version, folder: Path, group: str, below: PurePosixPath) -> Iterator[MemoryLimit]:
+    named = [PurePosixPath(group), *PurePosixPath(group).parents]
+    for level, path in zip([below, *below.parents][:DEPTH_MAX], named, strict=False):
+        limit = _limit(version, folder / level, str(path))
         if limit is not None:
             yield limit
 
 
-def _limit(version: _Version, folder: Path) -> MemoryLimit | None:
-    most, used = _number(folder / version.max_file), _number(folder / version.used_file)
-    if most is None or most >= UNLIMITED_BYTES:
+def _limit(version: _Version, folder: Path, group: str) -> MemoryLimit | None:
+    set_to = [count for name in version.max_files if (count := _number(folder / name)) is not None]
+    most = min(set_to, default=UNLIMITED_BYTES)
+    if most >= UNLIMITED_BYTES:
         return None
     droppable = 0
     for line in _lines(folder / "memory.stat"):
         key, _separator, value = line.partition(" ")
-        if key == version.droppable_key and value.isdigit():
-            droppable = int(value)
-    return MemoryLimit(most, max(0, (used or 0) - droppable))
+        if key in version.droppable_keys and value.isdigit():
+            droppable += int(value)
+    return MemoryLimit(most, max(0, (_number(folder / version.used_file) or 0) - droppable), group)
 
 
 def _number(path: Path) -> int | None:
