@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelyard.memory import devices as devices_module
+from modelyard.memory import gpus as gpus_module
 from modelyard.memory.devices import DeviceReader, FakeDevices, SystemDevices
 from modelyard.types.memory import DeviceReading, ProcessMemory
 from modelyard.units import GIB, MIB
+
+from .driver import Driver, Process, Sizes
 
 GUARD_S = 20
 
@@ -133,48 +135,8 @@ def test_a_gpu_is_read_from_its_driver() -> None:
     assert "NVIDIA" in gpu.name
 
 
-class Driver:
-    """Stands in for a driver's library, which no machine without a GPU has."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self.is_lost = False
-
-    def nvmlInit(self) -> None:  # noqa: N802 - NVML's names
-        pass
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:  # noqa: N802
-        return number
-
-    def nvmlDeviceGetName(self, _handle: int) -> str:  # noqa: N802
-        return "NVIDIA H200"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Sizes:  # noqa: N802
-        if self.is_lost and handle == 0:
-            raise self.NVMLError("GPU is lost")
-        return Sizes(total=80 * GIB, free=(60 + handle) * GIB)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Holder]:  # noqa: N802
-        return [Holder(os.getpid(), 5 * GIB + handle), Holder(1, 7 * GIB), Holder(os.getpid(), None)]
-
-
-class Sizes:
-    def __init__(self, total: int, free: int) -> None:
-        self.total, self.free = total, free
-
-
-class Holder:
-    def __init__(self, pid: int, used: int | None) -> None:
-        self.pid, self.usedGpuMemory = pid, used
-
-
 def test_gpus_and_what_a_process_holds_on_them_are_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices_module, "pynvml", Driver())
+    monkeypatch.setattr(gpus_module, "pynvml", Driver())
     reader = SystemDevices()
 
     readings = reader.read()[1:]
@@ -188,11 +150,50 @@ def test_gpus_and_what_a_process_holds_on_them_are_read_from_the_driver(monkeypa
 
 def test_a_gpu_that_is_lost_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    monkeypatch.setattr(devices_module, "pynvml", driver)
+    monkeypatch.setattr(gpus_module, "pynvml", driver)
     reader = SystemDevices()
     driver.is_lost = True
 
     assert [reading.device for reading in reader.read()] == ["ram", "gpu1"]
+
+
+def test_a_process_that_computes_and_draws_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.computing = {0: [Process(7, 3 * GIB)], 1: []}
+    driver.drawing = {0: [Process(7, 3 * GIB), Process(8, GIB)], 1: driver.NVMLError(driver.NVML_ERROR_UNKNOWN)}
+    monkeypatch.setattr(gpus_module, "pynvml", driver)
+
+    assert SystemDevices().gpu_held() == {7: {"gpu0": 3 * GIB}, 8: {"gpu0": GIB}}
+
+
+def test_a_gpu_in_slices_is_as_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.slices = {0: ["first", None, "second"]}
+    driver.memory |= {"first": Sizes(20 * GIB, 20 * GIB), "second": Sizes(10 * GIB, 5 * GIB)}
+    monkeypatch.setattr(gpus_module, "pynvml", driver)
+
+    readings = SystemDevices().read()[1:]
+
+    assert [(one.device, one.total_bytes) for one in readings] == [
+        ("gpu0", 20 * GIB), ("gpu1", 10 * GIB), ("gpu2", 80 * GIB),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("says", ["nothing", "the machine's memory"])
+def test_a_gpu_that_uses_main_memory_is_no_device_of_its_own(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    driver = Driver()
+    machine = psutil.virtual_memory().total
+    shared = driver.NVMLError(driver.NVML_ERROR_NOT_SUPPORTED) if says == "nothing" else Sizes(machine, machine // 2)
+    driver.memory = {0: shared}
+    driver.computing = {0: [Process(os.getpid(), 5 * GIB)]}
+    plain = SystemDevices(gpus=False).process(os.getpid()).anonymous_bytes
+    monkeypatch.setattr(gpus_module, "pynvml", driver)
+    devices = SystemDevices()
+
+    assert [(one.device, one.kind) for one in devices.read()] == [("ram", "unified")]
+    held = devices.process(os.getpid())
+    assert held.gpu_bytes == {}
+    assert 0 <= held.anonymous_bytes - plain - 5 * GIB < 64 * MIB
 
 
 def test_fake_devices_say_what_they_are_told() -> None:

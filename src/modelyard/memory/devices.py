@@ -1,26 +1,29 @@
 """What the machine's devices say now: RAM within its limits, GPUs, and what one process and its children hold.
 
-Reads only; decides nothing and remembers nothing. Tolerant: no driver, no cgroup, a process that has just gone are
-ordinary answers. Platform knowledge (procfs, NVML) for memory lives here; cgroups are in memory/cgroups.
+Reads only; decides nothing. Tolerant: no driver, no cgroup, a process that has just gone are ordinary answers. Where
+the GPU uses main memory there is one device, RAM of the kind "unified". Limits are read in memory/cgroups, GPUs in
+memory/gpus, processes in memory/processes.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import psutil
-import pynvml
 
 from modelyard.types.memory import RAM, DeviceReading, ProcessMemory
-from modelyard.units import KIB
 
 from .cgroups import memory_limits
+from .gpus import Gpus
+from .processes import facts_of, tree
 
-TREE_COUNT_MAX = 4096  # processes looked at below one worker
+GPU_HELD_S = 0.2
+_IS_APPLE = sys.platform == "darwin" and platform.machine() == "arm64"
 
 
 class DeviceReader(Protocol):
@@ -40,26 +43,46 @@ class SystemDevices:
 
     def __init__(self, *, ram_limit_bytes: int | None = None, gpus: bool = True, root: Path = Path("/")) -> None:
         self._ram_limit_bytes = ram_limit_bytes
-        self._root = root
-        self._gpus = _open_gpus() if gpus else ()
+        self.root = root
+        self._gpus = Gpus(psutil.virtual_memory().total) if gpus else None
+        self._is_unified = _IS_APPLE or (self._gpus is not None and self._gpus.uses_main_memory)
+        self._gpu_held: tuple[float, Mapping[int, Mapping[str, int]]] = (float("-inf"), {})
 
     def read(self) -> tuple[DeviceReading, ...]:
         """Every device, RAM first."""
-        return (self._ram(), *(reading for gpu in self._gpus for reading in _read_gpu(*gpu)))
+        return (self._ram(), *(self._gpus.read() if self._gpus is not None else ()))
 
     def process(self, pid: int) -> ProcessMemory:
         """What a process and all below it hold; nothing if it is gone."""
-        pids = frozenset(_tree(self._root, pid))
-        anonymous, filed = 0, 0
-        for member in pids:
-            held = _resident(self._root, member)
-            anonymous, filed = anonymous + held[0], filed + held[1]
-        return ProcessMemory(anonymous, filed, _gpu_bytes(self._gpus, pids) if self._gpus else {})
+        anonymous, filed, on_gpus, on_gpu = 0, 0, self.gpu_held(), dict[str, int]()
+        for member in tree(self.root, pid):
+            facts = facts_of(self.root, member)
+            if facts is not None:
+                anonymous, filed = anonymous + facts.anonymous_bytes, filed + facts.file_bytes
+            for device, count in on_gpus.get(member, {}).items():
+                on_gpu[device] = on_gpu.get(device, 0) + count
+        return ProcessMemory(anonymous + on_gpu.pop("", 0), filed, on_gpu)
+
+    def gpu_held(self) -> Mapping[int, Mapping[str, int]]:
+        """Process id -> device -> bytes, no older than `GPU_HELD_S`: who asks, asks for one worker after the other."""
+        if self._gpus is None or not self._gpus.is_any:
+            return {}
+        read_at, held = self._gpu_held
+        if time.monotonic() - read_at > GPU_HELD_S:
+            read_at, held = self._gpu_held = time.monotonic(), self._gpus.held()
+        return held
+
+    def ram_group(self) -> str:
+        """The control group whose limit leaves the least; empty if the machine itself leaves less."""
+        tightest = min(memory_limits(self.root), key=lambda limit: limit.free_bytes, default=None)
+        if tightest is None or tightest.free_bytes >= psutil.virtual_memory().available:
+            return ""
+        return tightest.group
 
     def _ram(self) -> DeviceReading:
         machine = psutil.virtual_memory()
         total, free, limited_by = machine.total, machine.available, ""
-        for limit in memory_limits(self._root):
+        for limit in memory_limits(self.root):
             if limit.max_bytes < total:
                 total, limited_by = limit.max_bytes, "cgroup"
             free = min(free, limit.free_bytes)
@@ -67,7 +90,7 @@ class SystemDevices:
         if self._ram_limit_bytes is not None and self._ram_limit_bytes < total:
             total, limited_by = self._ram_limit_bytes, "configuration"
         name, free = platform.machine() or "RAM", max(0, min(free, total))
-        return DeviceReading(RAM, name, total, free, "ram", limited_by, used)
+        return DeviceReading(RAM, name, total, free, "unified" if self._is_unified else "ram", limited_by, used)
 
 
 class FakeDevices:
@@ -93,89 +116,3 @@ class FakeDevices:
     def process(self, pid: int) -> ProcessMemory:
         """What was set for that process, or nothing."""
         return self.processes.get(pid, ProcessMemory())
-
-
-Gpu = tuple[str, object]  # our name, NVML's handle
-
-
-@contextmanager
-def _driver_errors_ignored() -> Iterator[None]:
-    """A driver that is absent, restarting or does not support a question is no error of ours."""
-    with suppress(pynvml.NVMLError):
-        yield
-
-
-def _open_gpus() -> tuple[Gpu, ...]:
-    gpus: list[Gpu] = []
-    with _driver_errors_ignored():
-        pynvml.nvmlInit()
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            gpus.append((f"gpu{number}", pynvml.nvmlDeviceGetHandleByIndex(number)))
-    return tuple(gpus)
-
-
-def _read_gpu(device: str, handle: object) -> Iterator[DeviceReading]:
-    with _driver_errors_ignored():
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        name = pynvml.nvmlDeviceGetName(handle)
-        yield DeviceReading(device, str(name), int(memory.total), int(memory.free), "gpu")
-
-
-def _gpu_bytes(gpus: tuple[Gpu, ...], pids: frozenset[int]) -> dict[str, int]:
-    held: dict[str, int] = {}
-    for device, handle in gpus:
-        with _driver_errors_ignored():
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid in pids and process.usedGpuMemory:
-                    held[device] = held.get(device, 0) + int(process.usedGpuMemory)
-    return held
-
-
-def _tree(root: Path, pid: int) -> Iterator[int]:
-    """A process and all below it."""
-    waiting, seen = [pid], {pid}
-    while waiting and len(seen) <= TREE_COUNT_MAX:
-        current = waiting.pop()
-        yield current
-        for child in _children(root, current):
-            if child not in seen:
-                seen.add(child)
-                waiting.append(child)
-
-
-def _children(root: Path, pid: int) -> list[int]:
-    """Asked of the kernel per thread: looking through every process of the machine costs a hundred times more."""
-    tasks = root / "proc" / str(pid) / "task"
-    try:
-        listed = [(task / "children").read_text() for task in tasks.iterdir()]
-    except OSError:
-        return _children_by_search(pid)
-    return [int(number) for line in listed for number in line.split()]
-
-
-def _children_by_search(pid: int) -> list[int]:
-    try:
-        return [child.pid for child in psutil.Process(pid).children()]
-    except psutil.Error:
-        return []
-
-
-def _resident(root: Path, pid: int) -> tuple[int, int]:
-    """Anonymous and file-backed bytes. Shared memory counts as anonymous: it cannot be dropped either."""
-    try:
-        status = (root / "proc" / str(pid) / "status").read_text(errors="replace")
-    except OSError:
-        return (0, 0) if (root / "proc" / "self").exists() else _resident_elsewhere(pid)
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-
-    def size(name: str) -> int:
-        return int(fields.get(name, "0 kB").split()[0]) * KIB
-
-    return size("RssAnon") + size("RssShmem"), size("RssFile")
-
-
-def _resident_elsewhere(pid: int) -> tuple[int, int]:
-    try:
-        return psutil.Process(pid).memory_info().rss, 0
-    except psutil.Error:
-        return 0, 0
