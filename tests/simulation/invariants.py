@@ -120,8 +120,8 @@ class Watcher:
         if effect.reason == "change":
             wanted = {spec.identity for spec in world.specs if spec.name == effect.model}
             had = world.scheduler.records[effect.model].spec
-            waiting = [one.spec for one in world.clients.values() if one.model == effect.model]
-            is_small = any(spec is not None and spec.context_length > had.context_length for spec in waiting)
+            wishes = [one.spec for one in world.clients.values() if one.model == effect.model]
+            is_small = any(spec is not None and spec.context_length > had.context_length for spec in wishes)
             need(is_small or had.identity not in wanted, "reload without need", effect)
 
     def _grant(self, world: World, effect: say.Grant) -> None:
@@ -134,8 +134,8 @@ class Watcher:
         need(worker is not None and worker.epoch == effect.epoch and effect.epoch not in self.ended, "grant of a ghost")
         if client.spec is not None:
             record = world.scheduler.leases.get(effect.ticket)
-            is_enough = record is None or record.spec.context_length >= client.spec.context_length
-            need(is_enough or bool(record and record.spec.degraded), "a context too small", effect)
+            if record is not None and record.spec.identity == client.spec.identity and not record.spec.degraded:
+                need(record.spec.context_length >= client.spec.context_length, "a context too small", effect)
         if not world.is_narrow or not client.takes_slot:
             return
         for other in world.clients.values():  # I12

@@ -224,7 +224,9 @@ class World:
             self._say(say.Loaded(self.now, worker.model, worker.epoch, slots, worker.size, worker.size, took_s))
 
     def _unload(self, effect: say.Unload) -> None:
-        worker = self.workers[effect.model]
+        worker = self.workers.get(effect.model)
+        if worker is None or worker.epoch != effect.epoch:  # its node has just taken it out by itself
+            return
         worker.phase = "ending"
         takes_s = self.random.choice((0.01, 0.1, 4.0, 20.0)) if self.has("late_exits") else 0.05
         self.later(self.now + takes_s, lambda: self._gone(worker))

@@ -94,7 +94,7 @@ class _Round(Rules):
         """
         must = self._in_the_way(model, line, way) if self._has_rules(line, way) else ()
         need = way.footprint.reserved_bytes if way.footprint.is_known else self._everything(way)
-        hopeless = never_fits(need, self.ledgers)
+        hopeless = never_fits(need, self.ledgers) or self._nothing_left(way, need)
         if hopeless is not None:  # (1)
             return hopeless
         held = self._without(must)
@@ -102,7 +102,7 @@ class _Round(Rules):
         chosen = evictions(need, held, self.ledgers, idle)
         if chosen is not None and all(name in self.movable and self._may_go(name) for name in must):
             leave = (*must, *chosen)
-            if not leave and self._is_clear(model, way) and not shortage(need, self.held_now, self.ledgers):  # (2)
+            if not leave and self._is_clear(model, way) and self._is_free(need):  # (2)
                 self.proposal.load.append((way, need))
                 self.held_now = add(self.held_now, need)
                 self._expect(model, way, need)
@@ -113,6 +113,8 @@ class _Round(Rules):
         answer = plan(need, held, self.ledgers, everybody + [one for one in self._newcomers() if one.model not in must])
         if isinstance(answer, NoFit):
             return answer  # (5)
+        if any(self._is_ahead(name, line) for name in (*must, *answer.evict)):
+            return None  # its own line has priority: whoever is overtaken too often comes first then
         drain_at = line.head.arrived_at + self.limits.drain_after_s
         if line.bypassed >= self.limits.bypass_count_max or self.now >= drain_at:  # (4)
             self._promise(model, line, way, need, (*must, *answer.evict))
@@ -120,11 +122,24 @@ class _Round(Rules):
             self.proposal.wake_at.append(drain_at)
         return None
 
+    def _is_ahead(self, name: str, line: Line) -> bool:
+        """Whether somebody waits for that model who goes before this line; its slots are theirs."""
+        other = self.lines.get(name)
+        is_overtaken = line.bypassed >= self.limits.bypass_count_max
+        return other is not None and other.priority > line.priority and not is_overtaken
+
+    def _is_free(self, need: Bytes) -> bool:
+        """Whether the memory is there now, and nobody before this line in the round counts on it."""
+        if shortage(need, self.held_now, self.ledgers):
+            return False
+        return not self._overbooked or not shortage(need, add(self.held_later, self._overbooked), self.ledgers)
+
     def _promise(self, model: str, line: Line, way: ModelSpec, need: Bytes, leave: tuple[str, ...]) -> None:
         """Send the victims on their way and keep their memory for this model."""
         for name in leave:
             if name in self.coming:  # not even loading yet: it is told to drain once it is there
                 self._close(name, line.head.order)
+                self._overbooked = add(self._overbooked, self.coming[name])
                 self._give_back(self.coming.pop(name))
                 del self.expected[name]
             elif self._is_idle(name, before=line.head.order):
@@ -138,6 +153,7 @@ class _Round(Rules):
     def _expect(self, model: str, way: ModelSpec, need: Bytes) -> None:
         self.held_later = add(self.held_later, need)
         self.expected[model] = way
+        self._kinds.add(way.kind)
         if model in self.pinned:
             self.fixed = add(self.fixed, need)
         else:

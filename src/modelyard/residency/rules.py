@@ -54,6 +54,8 @@ class Rules:
         self.held_later = add(*(one.held for one in records.values() if one.is_staying))
         self.coming: dict[str, Bytes] = {}  # loads and promises of this round that may be told to make room again
         self.expected: dict[str, ModelSpec] = {}  # every load and promise of this round
+        self._overbooked: Bytes = {}  # what was promised, and promised once more for the time after that
+        self._kinds: set[str] = set()  # of every load and promise of this round
         self.pinned = pinned
 
     def _candidate(self, name: str) -> Candidate:
@@ -125,7 +127,9 @@ class Rules:
             return True
         there = [one.spec for one in self.records.values()] + [spec for spec, _need in self.proposal.load]
         others = [spec for spec in there if spec.name not in self.pinned]
-        if self.limits.policy == "exclusive" and any(spec.kind != way.kind for spec in others):
+        if self.limits.policy == "exclusive" and (
+            self._kinds - {way.kind} or any(spec.kind != way.kind for spec in others)
+        ):
             return False
         if not way.footprint.is_known and any(_share_device(spec, way) for spec in others):
             return False
@@ -141,6 +145,14 @@ class Rules:
             for device, ledger in self.ledgers.items()
             if device in way.footprint.bytes
         }
+
+    def _nothing_left(self, way: ModelSpec, need: Bytes) -> NoFit | None:
+        """A model of unknown size whose device pinned models and others have filled."""
+        full = next((device for device, count in need.items() if not count), None)
+        if way.footprint.is_known or full is None:
+            return None
+        ledger = self.ledgers[full]
+        return NoFit(full, 0, ledger.budget_bytes, 0, ledger.foreign_bytes, never=False)
 
     def _without(self, names: tuple[str, ...]) -> Bytes:
         if not names:
