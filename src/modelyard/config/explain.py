@@ -116,7 +116,20 @@ def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
         found.append(
             Finding("no_gpu", N_("No GPU is in use: models run on the CPU."), N_("Prefer small models."), {}, "notice")
         )
-    return found
+    return [*found, *_unknown_devices(settings, facts)]
+
+
+def _unknown_devices(settings: Settings, facts: MachineFacts) -> Iterator[Finding]:
+    known = {"ram", *(f"gpu{number}" for number in range(facts.gpu_count))}
+    for name, node in settings.nodes.items():
+        for device in node.devices:
+            if device not in known:
+                yield Finding(
+                    "unknown_device",
+                    N_("The node {node} is said to use {device}, which is not in use here: nothing there counts."),
+                    N_("Correct nodes.{node}.devices; this machine has {known}."),
+                    {"node": name, "device": device, "known": ", ".join(sorted(known))},
+                )
 
 
 def written(name: str, value: object) -> str:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from modelyard.config.echo import EchoSettings
 from modelyard.config.explain import written
 from modelyard.config.model_settings import GroupSettings, LaunchSettings, ModelOptions
+from modelyard.config.node_settings import NodeSettings
 from modelyard.config.schema import KeySettings, Settings
 
 _HEAD = """# Settings
@@ -60,6 +61,7 @@ secret = "env:LAPTOP_KEY"
 ```
 """
 _TABLES: dict[str, tuple[type[BaseModel], str]] = {
+    "nodes": (NodeSettings, 'nodes."NAME"'),
     "models.launch": (LaunchSettings, "models.launch"),
     "models.options": (ModelOptions, 'models.options."NAME"'),
     "models.groups": (GroupSettings, 'models.groups."NAME"'),
@@ -71,6 +73,8 @@ def settings_markdown() -> str:
     """The whole page."""
     sections = [_HEAD]
     for name, field in Settings.model_fields.items():
+        if name in _TABLES:
+            continue
         kind = KeySettings if name == "keys" else field.annotation
         sections.append(f"## [[{name}]]\n" if name == "keys" else f"## [{name}]\n")
         sections.append(f"{field.description}\n")

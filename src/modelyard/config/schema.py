@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from modelyard.config.model_settings import ModelsSettings
+from modelyard.config.node_settings import NodeName, NodeSettings
 from modelyard.config.section import Section
 from modelyard.config.values import Bytes, NoneText, Seconds, Ttl
 
@@ -185,6 +186,10 @@ class Settings(Section):
         default={},
         description='Roles usable as model names: `chat = "model"`. Roles that share a model load it once; unloaded by '
         "role it leaves with its last role.",
+    )
+    nodes: Mapping[NodeName, NodeSettings] = Field(
+        default={},
+        description="Other programs on this machine that hold models in its memory, by any name.",
     )
     log: LogSettings = Field(default=LogSettings(), description="What is logged, and how.")
 
