@@ -54,6 +54,7 @@ class Hosting:
         self.tasks: asyncio.TaskGroup | None = None
         self._on_failure: Callable[[Exception], None] = lambda _failure: None
         self.by_epoch: dict[int, Hosted] = {}
+        self.left_behind: dict[int, str] = {}  # workers that could not be ended: process id -> model
         self.read_at = float("-inf")
         self._last_read: Readings = ()
 
@@ -200,6 +201,7 @@ class Hosting:
             async with asyncio.timeout(self._stop_s):
                 await worker.stop()
         except TimeoutError:
+            self.left_behind[worker.pid] = hosted.spec.name
             _log.error("residency.worker_will_not_end", model=hosted.spec.name, pid=worker.pid)
         except Exception:
             _log.exception("residency.stop_error", model=hosted.spec.name, pid=worker.pid)

@@ -17,6 +17,7 @@ from modelyard.clock import Clock
 from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.memory.devices import DeviceReader
+from modelyard.memory.holders import HolderReader, NoHolders
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
@@ -48,6 +49,7 @@ from .ports import WorkerStarter
 from .scheduler import Scheduler
 from .state import ResidencyLimits
 from .use import Use
+from .watch import READ_EVERY_S, DeviceWatch
 
 SPECS_MAX = 1024
 
@@ -66,14 +68,18 @@ class ResidencyManager:
         limits: ResidencyLimits | None = None,
         *,
         queue_s: float = 300.0,
-        read_every_s: float = 2.0,
+        holders: HolderReader | None = None,
+        read_every_s: float = READ_EVERY_S,
         memory_back_s: float = 5.0,
         stop_s: float = 20.0,
     ) -> None:
         self._clock, self._events, self._starter = clock, events, starter
-        self._queue_s, self._read_every_s, self._stop_s = queue_s, read_every_s, stop_s
+        self._queue_s, self._stop_s = queue_s, stop_s
         self._scheduler = Scheduler(limits or ResidencyLimits())
         self._hosting = Hosting(clock, events, devices, starter, self.feed, memory_back_s=memory_back_s, stop_s=stop_s)
+        self._watch = DeviceWatch(
+            clock, events, self._scheduler, self._hosting, holders or NoHolders(), every_s=read_every_s
+        )
         self._inbox: deque[Event] = deque()
         self._is_stepping = False
         self._asked: dict[int, Asked] = {}
@@ -89,7 +95,7 @@ class ResidencyManager:
         """Carry out loads and unloads until closed or cancelled; then end every worker."""
         async with asyncio.TaskGroup() as tasks:
             self._hosting.begin(tasks, self._fail)
-            watching = tasks.create_task(self._watch_devices())
+            watching = tasks.create_task(self._watch.run(self._fail))
             try:
                 await self._closing.wait()
             finally:
@@ -130,7 +136,7 @@ class ResidencyManager:
         try:
             due = min(use.deadline, asked.at + self._queue_s)
             self.feed(Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
-            hosted = await asked.result()
+            hosted = await self._watch.result(asked)
         except BaseException:
             self._forget(number, asked)
             raise
@@ -156,7 +162,7 @@ class ResidencyManager:
         number, asked = self._ask(model, spec)
         try:
             self.feed(LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned))
-            hosted = await asked.result()
+            hosted = await self._watch.result(asked)
         finally:
             self._forget(number, asked)
         return hosted.receipt if hosted.ready_at >= asked.at else None
@@ -178,7 +184,11 @@ class ResidencyManager:
         return report.residents(self._scheduler, self._hosting.by_epoch, engines, self._clock.monotonic())
 
     def devices(self) -> tuple[DeviceStatus, ...]:
-        return report.devices(self._scheduler)
+        return report.devices(self._scheduler, self._watch.holders_on)
+
+    async def refresh(self) -> None:
+        """Bring what `devices` says up to date."""
+        await self._watch.fresh()
 
     def failures(self) -> dict[str, str]:
         """Per model why its last load or worker failed, if nothing went well since."""
@@ -248,7 +258,7 @@ class ResidencyManager:
         self._tickets += 1
         asked = self._asked[self._tickets] = Asked(self._clock.monotonic())
         self._models[spec.name] = model
-        if asked.at - self._hosting.read_at > 2 * self._read_every_s:  # nobody was here for a while
+        if self._watch.is_stale:
             self.feed(DevicesRead(asked.at, self._hosting.read_devices()))
         return self._tickets, asked
 
@@ -273,16 +283,6 @@ class ResidencyManager:
 
     def _report(self, hosted: Hosted, error: YardError) -> None:
         self.feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
-
-    async def _watch_devices(self) -> None:
-        """Look at the devices while anything is in memory or waits for it; told, not asked, by the clock."""
-        try:
-            while True:
-                await asyncio.sleep(self._read_every_s)
-                if self._hosting.by_epoch or self.queue_length:
-                    await self._hosting.look()
-        except Exception as failure:
-            self._fail(failure)
 
     def _fail(self, failure: Exception) -> None:
         """End the node in order. Raised in a task, it would end the group that has to end the workers."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from modelyard.memory.planner import add
+from modelyard.types.memory import Holder
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
 from .lease import Hosted
 from .scheduler import Scheduler
 from .state import Record
+
+PROMISED = "promised"  # to models that wait until others have left: beside what those hold, so not part of the sum
+_HOLDING = (Residency.LOADING, Residency.RESIDENT, Residency.DRAINING, Residency.LEAVING)
 
 
 def residents(
@@ -41,19 +45,27 @@ def residents(
     return tuple(sorted([*there, *coming], key=lambda one: one.model))
 
 
-def devices(scheduler: Scheduler) -> tuple[DeviceStatus, ...]:
-    """Every device's ledger."""
-    held = add(*(record.held for record in scheduler.records.values()))
-    books = scheduler.books
+def devices(scheduler: Scheduler, holders_on: Callable[[str], tuple[Holder, ...]]) -> tuple[DeviceStatus, ...]:
+    """Every device's ledger. Its parts add up: headroom, foreign, reserved and free are the whole device."""
+    by_state: dict[Residency, dict[str, int]] = {state: {} for state in _HOLDING}
+    for record in scheduler.records.values():
+        by_state[record.state] = add(by_state[record.state], record.held)
+    promised = add(*scheduler.promised.values())
     return tuple(
         DeviceStatus(
-            reading=books.readings[device],
-            headroom_bytes=ledger.headroom_bytes,
+            reading=scheduler.books.readings[device],
+            headroom_bytes=ledger.total_bytes - ledger.budget_bytes,
             budget_bytes=ledger.budget_bytes,
-            reserved_bytes=held.get(device, 0),
+            reserved_bytes=(reserved := sum(held.get(device, 0) for held in by_state.values())),
             foreign_bytes=ledger.foreign_bytes,
+            free_bytes=ledger.room_bytes - reserved,
+            held_bytes={
+                **{state.value: held.get(device, 0) for state, held in by_state.items()},
+                PROMISED: promised.get(device, 0),
+            },
+            holders=holders_on(device),
         )
-        for device, ledger in books.ledgers.items()
+        for device, ledger in scheduler.books.ledgers.items()
     )
 
 

@@ -51,15 +51,16 @@ class ResidentStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device's ledger. What our models hold, by state, is together `reserved_bytes`."""
+    """One device's ledger: headroom, foreign, reserved and free are the whole device."""
 
     reading: DeviceReading
     headroom_bytes: int
     budget_bytes: int
     reserved_bytes: int
     foreign_bytes: int
-    held_bytes: dict[str, int] = field(default_factory=dict)  # loading, resident, draining, leaving; promised apart
+    held_bytes: dict[str, int] = field(default_factory=dict)  # reserved, by state; `promised` stands apart
     holders: tuple[Holder, ...] = ()  # who holds the foreign bytes, the largest first, as far as anybody can tell
+    free_bytes: int = 0  # of the budget; below zero where others hold more than is left of it
 
 
 @dataclass(frozen=True, slots=True)
