@@ -34,6 +34,7 @@ from modelyard.gateway.metrics import Metrics, NodeGauges
 from modelyard.gateway.operations import Operations
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
+from modelyard.memory.holders import SystemHolders
 from modelyard.models.catalog import Catalog
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
@@ -93,7 +94,8 @@ async def running_node(
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings))
         manager = ResidencyManager(
-            clock, events, devices, starter, residency_limits(settings), queue_s=settings.residency.queue_s
+            clock, events, devices, starter, residency_limits(settings), queue_s=settings.residency.queue_s,
+            holders=SystemHolders(devices),
         )  # fmt: skip
 
         # The data plane and the control plane.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import N_, InsufficientMemory
+from modelyard.errors import N_, InsufficientMemory, YardError
 from modelyard.events import EventBus
 from modelyard.memory.holders import HOLDERS_MAX, HolderReader
 from modelyard.memory.planner import Ledger
@@ -115,14 +115,12 @@ class DeviceWatch:
                 _log.exception("memory.holders_not_read")  # a name that is missing must not fail a request
             self._found_at = self._clock.monotonic()
 
-    def _with_holders(self, error: InsufficientMemory, device: str) -> InsufficientMemory:
+    def _with_holders(self, error: InsufficientMemory, device: str) -> YardError:
         holders = self.holders_on(device)
         if not holders:
             return error
-        named = copy.copy(error)
-        hints = list(error.hints)
-        hints.insert(1, _LARGEST_HINT)
-        named.hints = tuple(hints)
+        named: YardError = copy.copy(error)
+        named.hints = (*error.hints[:1], _LARGEST_HINT, *error.hints[1:])
         named.fields = {
             **error.fields,
             "holder": holders[0].name,
