@@ -21,7 +21,7 @@ from modelyard.types.memory import Footprint, ProcessMemory, Receipt
 from modelyard.types.model import Model, ModelSpec
 
 from .lease import Hosted
-from .messages import DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
+from .messages import Adopt, DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
 from .ports import RunningWorker, WorkerStarter
 from .receipts import Readings, counted_bytes, measure, memory_back, receipt, used_bytes
 
@@ -98,6 +98,18 @@ class Hosting:
         hosted.is_given_up = True  # its load ends it
         if hosted.starting is not None:
             hosted.starting.cancel()
+
+    def adopt(self, model: Model, effect: Adopt, worker: RunningWorker) -> None:
+        """Another node brought it in; there is nothing to start."""
+        hosted = Hosted(model, effect.spec, effect.epoch, self._clock.monotonic())
+        hosted.worker, hosted.ready_at, hosted.loaded_at = worker, hosted.began_at, self._clock.wall()
+        self.by_epoch[effect.epoch] = hosted
+
+    def forget(self, epoch: int) -> None:
+        """Another node took it out; there is nothing to stop."""
+        hosted = self.by_epoch.get(epoch)
+        if hosted is not None:
+            self._end(hosted, None)
 
     # Loading.
 
@@ -184,7 +196,10 @@ class Hosting:
         first = await asyncio.to_thread(self.read_devices)
         before = used_bytes(first)
         await self._stop(hosted, worker)
-        readings, leaked = await memory_back(self.read_devices, counted_bytes(first), memory, self._memory_back_s)
+        expected = (
+            memory if hosted.spec.kind == "local" else replace(memory, anonymous_bytes=0)
+        )  # it may be mapped files
+        readings, leaked = await memory_back(self.read_devices, counted_bytes(first), expected, self._memory_back_s)
         now = self._clock.monotonic()
         after = used_bytes(readings)
         done = receipt(

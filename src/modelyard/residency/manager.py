@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -22,29 +23,11 @@ from modelyard.types.memory import Receipt
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
+from . import messages as say
 from . import report
+from .guests import Guests
 from .hosting import Hosting
 from .lease import Asked, Hosted, Lease
-from .messages import (
-    Cancelled,
-    DevicesRead,
-    Effect,
-    Event,
-    Grant,
-    Load,
-    LoadAsked,
-    PinAsked,
-    Refuse,
-    Released,
-    Requested,
-    Shutdown,
-    Tell,
-    Tick,
-    Unload,
-    UnloadAsked,
-    WakeAt,
-    WorkerDied,
-)
 from .ports import WorkerStarter
 from .scheduler import Scheduler
 from .state import ResidencyLimits
@@ -80,7 +63,9 @@ class ResidencyManager:
         self._watch = DeviceWatch(
             clock, events, self._scheduler, self._hosting, holders or NoHolders(), every_s=read_every_s
         )
-        self._inbox: deque[Event] = deque()
+        self.guests = Guests(clock, self._scheduler, self._hosting, self.feed, self._register)
+        self.look_around: Callable[[], Awaitable[None]] | None = None  # at other nodes, before a model is placed
+        self._inbox: deque[say.Event] = deque()
         self._is_stepping = False
         self._asked: dict[int, Asked] = {}
         self._tickets = 0
@@ -116,7 +101,7 @@ class ResidencyManager:
 
     def drain(self) -> None:
         """Take nothing new; let what runs finish. `close` follows."""
-        self.feed(Shutdown(self._clock.monotonic()))
+        self.feed(say.Shutdown(self._clock.monotonic()))
 
     # The data plane.
 
@@ -132,10 +117,12 @@ class ResidencyManager:
     async def take(self, use: Use) -> Lease:
         """The first half of a use; without a suspension if a slot is free."""
         spec = self._specs.get(use.model.identity) or await self._spec(use.model)
+        if self.look_around is not None and spec.name not in self._scheduler.records:
+            await self.look_around()
         number, asked = self._ask(use.model, spec)
         try:
             due = min(use.deadline, asked.at + self._queue_s)
-            self.feed(Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
+            self.feed(say.Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
             hosted = await self._watch.result(asked)
         except BaseException:
             self._forget(number, asked)
@@ -152,16 +139,18 @@ class ResidencyManager:
         assert use.hosted is not None, "given back before it was taken"
         use.hosted.leases -= 1
         del self._asked[use.number]
-        self.feed(Released(self._clock.monotonic(), use.number))
+        self.feed(say.Released(self._clock.monotonic(), use.number))
 
     # The control plane.
 
     async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None:
         """Bring a model in; the receipt of its load, or None if it was there already."""
         spec = await self._spec(model)
+        if self.look_around is not None:
+            await self.look_around()
         number, asked = self._ask(model, spec)
         try:
-            self.feed(LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned))
+            self.feed(say.LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned))
             hosted = await self._watch.result(asked)
         finally:
             self._forget(number, asked)
@@ -170,12 +159,12 @@ class ResidencyManager:
     async def unload(self, name: str, *, force: bool = False) -> Receipt | None:
         """Take a model out, after its leases unless forced; None if it was not there."""
         hosted = self._hosting.current(name)
-        self.feed(UnloadAsked(self._clock.monotonic(), name, force))
+        self.feed(say.UnloadAsked(self._clock.monotonic(), name, force))
         return await asyncio.shield(hosted.end) if hosted is not None else None
 
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model from eviction and expiry, or no longer."""
-        self.feed(PinAsked(self._clock.monotonic(), name, pinned))
+        self.feed(say.PinAsked(self._clock.monotonic(), name, pinned))
 
     # Status.
 
@@ -211,7 +200,7 @@ class ResidencyManager:
 
     # The owner's loop.
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: say.Event) -> None:
         """Tell the scheduler, and carry out what it asks for. What happens meanwhile waits its turn."""
         self._inbox.append(event)
         if self._is_stepping:
@@ -224,65 +213,74 @@ class ResidencyManager:
         finally:
             self._is_stepping = False
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(self, effect: say.Effect) -> None:
         match effect:
-            case Grant():
+            case say.Grant():
                 asked = self._asked.get(effect.ticket)
                 if asked is None:  # nobody is there to take it
-                    self.feed(Cancelled(self._clock.monotonic(), effect.ticket))
+                    self.feed(say.Cancelled(self._clock.monotonic(), effect.ticket))
                 else:
                     asked.answer(self._hosting.by_epoch[effect.epoch], None)
-            case Refuse():
+            case say.Refuse():
                 asked = self._asked.get(effect.ticket)
                 if asked is not None:
                     asked.answer(None, effect.error)
-            case WakeAt():
+            case say.WakeAt():
                 if self._alarm is not None:
                     self._alarm.cancel()
                 wait_s = max(0.0, effect.at - self._clock.monotonic())
                 self._alarm = asyncio.get_running_loop().call_later(wait_s, self._ring)
-            case Tell():
+            case say.Tell():
                 fields = {**effect.fields, "engine": self._models[str(effect.fields["model"])].engine}
                 _log.info(effect.name, **fields)
                 self._events.publish(effect.name, self._clock.wall(), **fields)
-            case Load():
+            case say.Adopt():
+                self.guests.arrived(effect)
+            case say.Load():
                 self._hosting.load(self._models[effect.model], effect, self._learn)
-            case Unload():
+            case say.Unload():
                 self._hosting.unload(effect)
 
     def _ring(self) -> None:
         self._alarm = None
-        self.feed(Tick(self._clock.monotonic()))
+        self.feed(say.Tick(self._clock.monotonic()))
 
     def _ask(self, model: Model, spec: ModelSpec) -> tuple[int, Asked]:
         self._tickets += 1
         asked = self._asked[self._tickets] = Asked(self._clock.monotonic())
         self._models[spec.name] = model
         if self._watch.is_stale:
-            self.feed(DevicesRead(asked.at, self._hosting.read_devices()))
+            self.feed(say.DevicesRead(asked.at, self._hosting.read_devices()))
         return self._tickets, asked
 
     def _forget(self, number: int, asked: Asked) -> None:
         """A ticket that ends here: if it was not refused it may still wait, or have been granted this very moment."""
         del self._asked[number]
         if asked.error is None:
-            self.feed(Cancelled(self._clock.monotonic(), number))
+            self.feed(say.Cancelled(self._clock.monotonic(), number))
 
     async def _spec(self, model: Model) -> ModelSpec:
         spec = self._specs.get(model.identity)
         if spec is None:
             spec = await self._starter.spec(model)
-            self._specs[model.identity] = spec
-            while len(self._specs) > SPECS_MAX:
-                del self._specs[next(iter(self._specs))]
+            self._keep(model, spec)
         return spec
+
+    def _register(self, model: Model, spec: ModelSpec) -> None:
+        self._models[spec.name] = model
+        self._keep(model, spec)
+
+    def _keep(self, model: Model, spec: ModelSpec) -> None:
+        self._specs[model.identity] = spec
+        while len(self._specs) > SPECS_MAX:
+            del self._specs[next(iter(self._specs))]
 
     def _learn(self, hosted: Hosted, spec: ModelSpec) -> None:
         """The next load of the same model is planned with what this one really took."""
         self._specs[hosted.model.identity] = spec
 
     def _report(self, hosted: Hosted, error: YardError) -> None:
-        self.feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
+        self.feed(say.WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
 
     def _fail(self, failure: Exception) -> None:
         """End the node in order. Raised in a task, it would end the group that has to end the workers."""
@@ -291,7 +289,7 @@ class ResidencyManager:
         self._closing.set()
 
     async def _end_all(self) -> None:
-        self.feed(Shutdown(self._clock.monotonic(), force=True))
+        self.feed(say.Shutdown(self._clock.monotonic(), force=True))
         ends = [hosted.end for hosted in self._hosting.by_epoch.values()]
         if ends:
             await asyncio.wait(ends, timeout=2 * self._stop_s)
