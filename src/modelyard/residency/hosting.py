@@ -218,6 +218,8 @@ class Hosting:
         except TimeoutError:
             self.left_behind[worker.pid] = hosted.spec.name
             _log.error("residency.worker_will_not_end", model=hosted.spec.name, pid=worker.pid)
+        except YardError as error:
+            _log.error("residency.worker_stays", model=hosted.spec.name, code=error.code, problem=str(error))
         except Exception:
             _log.exception("residency.stop_error", model=hosted.spec.name, pid=worker.pid)
 

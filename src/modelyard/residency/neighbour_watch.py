@@ -13,7 +13,7 @@ the model's account and nobody's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -22,6 +22,7 @@ import structlog
 from modelyard.clock import Clock
 from modelyard.errors import UpstreamError, YardError
 from modelyard.events import EventBus
+from modelyard.memory.holders import HolderReader
 from modelyard.types.memory import DeviceReading, Holder
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
@@ -112,14 +113,6 @@ class NeighbourWatch:
                     one.saw(residents, since, counted)
                     self._tell_changes(one, since)
 
-    def holders(self) -> tuple[Holder, ...]:
-        """Who is known to hold foreign memory: models that would not go when asked to."""
-        return tuple(
-            Holder(0, name, dict(resident.bytes))
-            for one in self._starter.neighbours.values()
-            for name, resident in one.stays().items()
-        )
-
     def _tell_changes(self, one: Neighbour, since: int) -> None:
         loads, stays = self._owner.loads(), one.stays()
         for name, (epoch, state) in loads.items():
@@ -165,3 +158,19 @@ class NeighbourWatch:
         except Exception:
             _log.exception("residency.devices_not_read")
             return ()
+
+
+class NeighbourHolders:
+    """Who holds foreign memory: models that would not go when asked to, by name, then what the machine says."""
+
+    def __init__(self, inner: HolderReader, starter: SharedNodeStarter) -> None:
+        self._inner, self._starter = inner, starter
+
+    def read(self, left_behind: Mapping[int, str], in_ledger: Collection[str]) -> tuple[Holder, ...]:
+        """Processes of others, and those models; the latter have no process id that we know."""
+        staying = [
+            Holder(0, name, dict(resident.bytes))
+            for one in self._starter.neighbours.values()
+            for name, resident in one.stays().items()
+        ]
+        return (*staying, *self._inner.read(left_behind, in_ledger))

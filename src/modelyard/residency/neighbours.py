@@ -24,7 +24,7 @@ from modelyard.errors import LoadFailed, YardError
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
 from modelyard.types.model import Kind, Model, ModelSpec
 
-from .ports import NodeResident, SharedNode
+from .ports import NodeResident, RunningWorker, SharedNode, WorkerStarter
 
 NODE, NODE_MODEL = "node", "node_model"  # in a model's metadata: where it is, and what it is called there
 MEASURED_BAND_RATIO = 0.05
@@ -80,12 +80,13 @@ class Neighbour:
         return name not in self._acting and self._touched.get(name, 0) <= since
 
     def stays(self) -> dict[str, NodeResident]:
-        """What would not go when asked to: somebody else's, for a while."""
+        """What would not go when asked to: somebody else's, for a while. Called from other threads too."""
         now = self._clock.monotonic()
-        return {name: self.held[name] for name, at in self._stays.items() if now < at and name in self.held}
+        there = ((name, self.held.get(name)) for name, at in self._stays.items() if now < at)
+        return {name: resident for name, resident in there if resident is not None}
 
     def will_stay(self, name: str) -> None:
-        self._stays[name] = self._clock.monotonic() + STAYS_S
+        self._stays = {**self._stays, name: self._clock.monotonic() + STAYS_S}  # others may be reading the old one
 
     @contextmanager
     def acting(self, name: str) -> Iterator[None]:
@@ -131,6 +132,22 @@ class NodeWorker:
     @property
     def _is_left_alone(self) -> bool:
         return self._starter.is_closing and not self.is_ours
+
+
+class Starters:
+    """Models at other nodes are loaded there, all others here. Implements residency's `WorkerStarter`."""
+
+    def __init__(self, here: WorkerStarter, there: SharedNodeStarter) -> None:
+        self._here, self._there = here, there
+
+    async def spec(self, model: Model) -> ModelSpec:
+        return await self._for(model).spec(model)
+
+    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
+        return await self._for(model).start(model, epoch, on_progress)
+
+    def _for(self, model: Model) -> WorkerStarter:
+        return self._there if NODE in model.metadata else self._here
 
 
 class SharedNodeStarter:
