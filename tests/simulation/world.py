@@ -129,7 +129,7 @@ class World:
         self._again(READ_EVERY_S, self._read, until=120.0)
         end = self.random.choice((30.0, 60.0, 100.0))
         at = 0.0
-        for _ in range(self.random.randint(20, 45)):
+        for _ in range(self.random.randint(30, 60)):
             at += self.random.expovariate(60 / end)
             burst = self.random.randint(2, 15) if self.has("bursts") and self.random.random() < 0.1 else 1
             for _ in range(burst):

@@ -7,7 +7,7 @@ times as often is served a hundred times as often. It knows nothing of memory.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelyard.types.model import ModelSpec
 
@@ -55,7 +55,8 @@ class Line:
         self.priority = max(one.priority for one in waiting)
         if self.is_mixed:  # the newest launch options stay, also when whoever brought them has left
             alike = [one.spec for one in waiting if one.spec.identity == self.spec.identity]
-            self.spec = max(alike, key=lambda spec: spec.context_length, default=self.spec)
+            nobodys = replace(self.spec, context_length=0)  # any context will do
+            self.spec = max(alike, key=lambda spec: spec.context_length, default=nobodys)
             self.is_mixed = any(one.spec is not self.spec for one in waiting)
 
     def tickets(self) -> list[Ticket]:

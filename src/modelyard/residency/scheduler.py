@@ -174,13 +174,15 @@ class Scheduler(Lifecycle):
     def _devices_read(self, event: DevicesRead) -> bool:
         for model, (epoch, in_use) in event.in_use.items():
             record = self._of_epoch(model, epoch)
-            if record is not None:
-                record.measure(in_use)
+            if record is not None and record.measure(in_use):
+                self._are_books_stale = True
                 if record.recycle_by is None and record.is_open and record.has_outgrown(self.limits):
                     self._recycle(record, "it outgrew its reservation")
-        self.books.readings = {reading.device: reading for reading in event.readings}
-        self._are_books_stale = True
-        return False
+        readings = {reading.device: reading for reading in event.readings}
+        if readings != self.books.readings:
+            self.books.readings = readings
+            self._are_books_stale = True
+        return not self._are_books_stale
 
     def _unload_asked(self, model: str, *, force: bool, role: str = "") -> bool:
         """Who waits for it gets a clear answer; leases are waited for unless forced. Its last role lets it go."""

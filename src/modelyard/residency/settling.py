@@ -26,7 +26,7 @@ class Settling(Acts):
         if self._are_books_stale:
             self._balance_books()
         times = self._make_room()
-        while self._grant_waiting():  # (3)
+        while self.queue.lines and self._grant_waiting():  # (3)
             times = self._make_room()
         for record in list(self.records.values()):
             if record.recycle_by is not None and record.is_open:

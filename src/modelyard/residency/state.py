@@ -85,12 +85,17 @@ class Record:
         """Whether a ticket of this age may have a slot now."""
         return self.is_open and self.leases < self.slots and (self.closed_from is None or order < self.closed_from)
 
-    def measure(self, in_use: Mapping[str, int]) -> None:
-        """Take note of what it uses now, also while its last leases end; its reservation follows growth."""
-        if self.state in (Residency.RESIDENT, Residency.DRAINING):
-            self.in_use = dict(in_use)
-            self.held = raised(self.base, self.in_use)
-            self.peak = raised(self.peak, self.in_use)
+    def measure(self, in_use: Mapping[str, int]) -> bool:
+        """Take note of what it uses now, also while its last leases end; its reservation follows growth.
+
+        Answers whether anything has changed.
+        """
+        if in_use == self.in_use or self.state not in (Residency.RESIDENT, Residency.DRAINING):
+            return False
+        self.in_use = dict(in_use)
+        self.held = raised(self.base, self.in_use)
+        self.peak = raised(self.peak, self.in_use)
+        return True
 
     def has_outgrown(self, limits: ResidencyLimits) -> bool:
         """Whether a worker of ours uses clearly more than was reserved for it when it was ready."""
