@@ -61,7 +61,7 @@ class DeviceWatch:
                 await asyncio.sleep(self._every_s)
                 if self._hosting.by_epoch or len(self._scheduler.queue):
                     await self._hosting.look()
-                    await self.notice()
+                await self.notice()  # figures come in by other ways too: with each load, unload, and after a pause
         except Exception as failure:
             on_failure(failure)
 
@@ -74,6 +74,7 @@ class DeviceWatch:
         """Bring figures and names up to date, for somebody who asks."""
         if self.is_stale:
             await self._hosting.look()
+        await self.notice()
         await self._find(HOLDERS_EVERY_S)
 
     def holders_on(self, device: str) -> tuple[Holder, ...]:
