@@ -81,7 +81,11 @@ class Hosting:
     async def look(self) -> None:
         """Measure devices and workers off the loop's thread, and tell."""
         up = {one.spec.name: (one.epoch, one.worker) for one in self.by_epoch.values() if one.worker is not None}
-        readings, used = await asyncio.to_thread(self._measure_all, up)
+        readings, memory = await asyncio.to_thread(self._measure_all, up)
+        for epoch, held in memory.values():
+            if epoch in self.by_epoch:
+                self.by_epoch[epoch].memory = held
+        used = {name: (epoch, in_use(held)) for name, (epoch, held) in memory.items()}
         self._feed(DevicesRead(self._clock.monotonic(), readings, used))
 
     def load(self, model: Model, effect: Load, learn: Learn) -> None:
@@ -165,6 +169,7 @@ class Hosting:
             return
         now = self._clock.monotonic()
         hosted.worker, hosted.ready_at, hosted.loaded_at = worker, now, self._clock.wall()
+        hosted.memory = memory
         hosted.receipt = receipt("load", name, "request", before, used_bytes(readings), memory, hosted.load_s)
         self._learned(hosted, memory, learn)
         held, used = corrected(hosted.spec.footprint, memory), in_use(memory)
@@ -249,9 +254,9 @@ class Hosting:
 
     def _measure_all(
         self, up: dict[str, tuple[int, RunningWorker]]
-    ) -> tuple[Readings, dict[str, tuple[int, dict[str, int]]]]:
-        used = {name: (epoch, in_use(measure(worker.memory))) for name, (epoch, worker) in up.items()}
-        return self.read_devices(), used
+    ) -> tuple[Readings, dict[str, tuple[int, ProcessMemory]]]:
+        memory = {name: (epoch, measure(worker.memory)) for name, (epoch, worker) in up.items()}
+        return self.read_devices(), memory
 
     def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
         fields: dict[str, object] = {

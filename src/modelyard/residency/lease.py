@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from modelyard.clock import Clock
 from modelyard.errors import YardError
-from modelyard.types.memory import Receipt
+from modelyard.types.memory import ProcessMemory, Receipt
 from modelyard.types.model import Model, ModelSpec
 
 from .ports import RunningWorker
@@ -30,6 +30,7 @@ class Hosted:
         self.loaded_at = 0.0  # seconds since 1970
         self.progress = ("", 0.0)  # of the load
         self.receipt: Receipt | None = None  # of the load
+        self.memory = ProcessMemory()  # of the worker, as last measured
         self.end: asyncio.Future[Receipt | None] = asyncio.get_running_loop().create_future()
         self.leases = 0
         self.busy_since = now

@@ -44,6 +44,8 @@ class ResidentStatus:
     degraded: tuple[str, ...] = ()  # what was given up so that it fits
     predicted_bytes: dict[str, int] = field(default_factory=dict)  # before the load, without the band
     peak_bytes: dict[str, int] = field(default_factory=dict)  # the most it was seen to use
+    band_ratio: float = 0.0  # how wrong the prediction may be; it is reserved with this on top
+    file_bytes: int = 0  # mapped files in RAM: not counted as measured, since the system takes them back at will
     phase: str = ""  # of a load: starting, loading, warming up, ready
     progress: float | None = None  # of a load, from 0 to 1
     eta_s: float | None = None  # until it is ready, from what its loads took before
