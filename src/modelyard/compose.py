@@ -38,6 +38,8 @@ from modelyard.memory.holders import SystemHolders
 from modelyard.models.catalog import Catalog
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
+from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
+from modelyard.residency.neighbours import SharedNodeStarter, Starters
 from modelyard.types.model import Model
 from modelyard.types.status import Residency
 from modelyard.wiring import (
@@ -48,6 +50,7 @@ from modelyard.wiring import (
     llamacpp,
     residency_limits,
     scan_models,
+    shared_nodes,
     start_limits,
 )
 from modelyard.workers.leftovers import reap_leftovers
@@ -93,10 +96,8 @@ async def running_node(
         catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings))
-        manager = ResidencyManager(
-            clock, events, devices, starter, residency_limits(settings), queue_s=settings.residency.queue_s,
-            holders=SystemHolders(devices),
-        )  # fmt: skip
+        there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
+        manager, neighbours = residency(settings, clock, events, devices, starter, there)
 
         # The data plane and the control plane.
         metrics = Metrics()
@@ -124,12 +125,33 @@ async def running_node(
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         background = [tasks.create_task(manager.run()), tasks.create_task(history.run())]
         background += [tasks.create_task(follow(events, metrics)), tasks.create_task(preload(settings, operations))]
+        background.append(tasks.create_task(neighbours.run()))
         try:
             yield Node(app, operations, inference, manager, catalog, run)
         finally:
+            there.is_closing = True
             await manager.close()
             for task in background:
                 task.cancel()
+
+
+def residency(
+    settings: Settings,
+    clock: Clock,
+    events: EventBus,
+    devices: SystemDevices,
+    starter: Starter,
+    there: SharedNodeStarter,
+) -> tuple[ResidencyManager, NeighbourWatch]:
+    """Who is in memory, and the eye on other programs that bring models in."""
+    manager = ResidencyManager(
+        clock, events, devices, Starters(starter, there), residency_limits(settings),
+        queue_s=settings.residency.queue_s, holders=NeighbourHolders(SystemHolders(devices), there),
+    )  # fmt: skip
+    neighbours = NeighbourWatch(there, manager.guests, devices.read, events, clock)
+    if there.neighbours:
+        manager.look_around = neighbours.fresh
+    return manager, neighbours
 
 
 def face(

@@ -6,7 +6,8 @@ What a setting means to a part is read here and nowhere else; compose puts the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
@@ -26,7 +27,10 @@ from modelyard.models.catalog import Catalog
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
 from modelyard.providers.deadlines import Deadlines
+from modelyard.providers.ollama_residents import OllamaResidents
+from modelyard.residency.neighbours import Neighbour, SharedNodeStarter
 from modelyard.residency.state import ResidencyLimits
+from modelyard.types.memory import DeviceReading
 from modelyard.types.model import Model
 from modelyard.workers.start import Keeping, StartLimits
 
@@ -92,6 +96,22 @@ def keeping(settings: Settings) -> dict[str, Keeping]:
         name: Keeping(options.idle_ttl_s if is_on else None, options.pinned)
         for name, options in settings.models.options.items()
     }
+
+
+@asynccontextmanager
+async def shared_nodes(
+    settings: Settings, read: Callable[[], tuple[DeviceReading, ...]], clock: Clock
+) -> AsyncIterator[SharedNodeStarter]:
+    """Other programs that hold models in our memory; their connections end with the block."""
+    async with AsyncExitStack() as stack:
+        neighbours = []
+        for name, given in settings.nodes.items():
+            budget_s = settings.deadlines.load_s
+            node = await stack.enter_async_context(
+                OllamaResidents(name, given.url, given.devices, clock, load_s=budget_s)
+            )
+            neighbours.append(Neighbour(name, node, given.devices, clock, slots=given.slots))
+        yield SharedNodeStarter(neighbours, read, clock)
 
 
 def start_limits(settings: Settings) -> StartLimits:

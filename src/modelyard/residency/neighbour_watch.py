@@ -81,8 +81,8 @@ class NeighbourWatch:
         self._looked_at = float("-inf")
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled; without neighbours there is nothing to do."""
+        while self._starter.neighbours:
             await self.look()
             await asyncio.sleep(self._every_s if self._owner.is_active else self._idle_every_s)
 

@@ -91,5 +91,5 @@ def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: 
         loaded_at=hosted.loaded_at if is_up and hosted is not None else None,
         load_s=record.load_s if is_up else None,
         expires_in_s=None if expires_at is None else max(0.0, expires_at - now),
-        pid=worker.pid if worker is not None else None,
+        pid=worker.pid or None if worker is not None else None,  # another node's has none that we know
     )
