@@ -91,5 +91,9 @@ def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: 
         loaded_at=hosted.loaded_at if is_up and hosted is not None else None,
         load_s=record.load_s if is_up else None,
         expires_in_s=None if expires_at is None else max(0.0, expires_at - now),
+        predicted_bytes=dict(record.spec.footprint.bytes) if record.spec.footprint.is_known else {},
+        band_ratio=record.spec.footprint.band_ratio,
+        peak_bytes=dict(record.peak),
+        file_bytes=hosted.memory.file_bytes if hosted is not None else 0,
         pid=worker.pid or None if worker is not None else None,  # another node's has none that we know
     )
