@@ -15,7 +15,7 @@ from modelyard.residency import messages as say
 
 from .world import World
 
-FULL_LOOK_EVERY = 8  # steps; in between only what a step concerns is looked at
+FULL_LOOK_EVERY = 10  # steps; in between only what a step concerns is looked at
 
 
 class Violation(AssertionError):

@@ -89,6 +89,7 @@ class World:
     foreign_read: dict[str, int] = field(default_factory=dict)  # as it was at the last reading
     pinned: set[str] = field(default_factory=set)
     forced: set[str] = field(default_factory=set)  # models with a forced unload asked
+    wishes: dict[tuple[str, int], ModelSpec] = field(default_factory=dict)  # by identity and context
     stale_event: say.Event | None = None  # the last one said again
     past: list[say.Event] = field(default_factory=list)  # messages of old epochs, to be said again
     is_healed: bool = False
@@ -243,7 +244,9 @@ class World:
     def _wish(self, spec: ModelSpec) -> ModelSpec:
         """What a request may want besides the model: a context, a priority."""
         if self.has("contexts"):
-            spec = replace(spec, context_length=self.random.choice((4, 4, 4, 8)))
+            length = self.random.choice((4, 4, 4, 8))
+            known = self.wishes.get((spec.identity, length))
+            spec = self.wishes[spec.identity, length] = known or replace(spec, context_length=length)
         return spec
 
     def _spec(self, name: str) -> ModelSpec:

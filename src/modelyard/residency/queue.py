@@ -93,12 +93,15 @@ class WaitingQueue:
             line = self.lines[ticket.spec.name] = Line(ticket.spec)
             line.head = ticket
             self.has_changed = True
+        had = line.spec, line.priority
         if ticket.spec is not line.spec:
-            line.is_mixed = self.has_changed = True
+            line.is_mixed = True
             line.spec = _wanted(line.spec, ticket.spec)
-        line.priority = max(line.priority, ticket.priority) if line.head is not ticket else ticket.priority
         if ticket.priority:
-            line.is_ranked = self.has_changed = True
+            line.is_ranked = True
+        line.priority = max(line.priority, ticket.priority) if line.head is not ticket else ticket.priority
+        if had != (line.spec, line.priority):
+            self.has_changed = True
         group = line.turns.setdefault(ticket.caller, {}) if ticket.takes_slot else line.watchers
         group[ticket.number] = ticket
         self._tickets[ticket.number] = ticket
@@ -132,8 +135,9 @@ class WaitingQueue:
                 if line.passed:  # who overtook the old head may have been before the new one
                     line.passed = [order for order in line.passed if order > line.head.order]
             if line.is_mixed or line.is_ranked:
+                had = line.spec, line.priority
                 line.look_again()
-                self.has_changed = True
+                self.has_changed |= had != (line.spec, line.priority)
         self._tidy_deadlines()
         return ticket
 
@@ -169,7 +173,9 @@ class WaitingQueue:
 
         Who was overtaken as often as may be comes before everybody.
         """
-        if len(self.lines) > 1 and any(line.is_ranked for line in self.lines.values()):
+        if len(self.lines) < 2:
+            return list(self.lines.items())
+        if any(line.is_ranked for line in self.lines.values()):
             return sorted(self.lines.items(), key=self._rank)
         return sorted(self.lines.items(), key=_age)
 

@@ -64,7 +64,7 @@ class _Round(Rules):
         """Others have grown, or a worker has: who is idle gives way at once."""
         over = overcommit(self.held_later, self.ledgers)
         if over:
-            idle = [self._candidate(name) for name in sorted(self.movable) if self._is_idle(name)]
+            idle = [self._candidate(name) for name in self.movable if self._is_idle(name)]
             for name in relief(over, idle):
                 self._evict(name, "")
 
@@ -98,7 +98,7 @@ class _Round(Rules):
         if hopeless is not None:  # (1)
             return hopeless
         held = self._without(must)
-        idle = [self._candidate(name) for name in sorted(self.movable) if name not in must and self._may_go(name)]
+        idle = [self._candidate(name) for name in self.movable if name not in must and self._may_go(name)]
         chosen = evictions(need, held, self.ledgers, idle)
         if chosen is not None and all(name in self.movable and self._may_go(name) for name in must):
             leave = (*must, *chosen)
@@ -109,7 +109,7 @@ class _Round(Rules):
             else:
                 self._promise(model, line, way, need, leave)  # (3)
             return None
-        everybody = [self._candidate(name) for name in sorted(self.movable) if name not in must]
+        everybody = [self._candidate(name) for name in self.movable if name not in must]
         answer = plan(need, held, self.ledgers, everybody + [one for one in self._newcomers() if one.model not in must])
         if isinstance(answer, NoFit):
             return answer  # (5)
@@ -173,7 +173,7 @@ class _Round(Rules):
     def _newcomers(self) -> list[Candidate]:
         """What is only coming counts as busy: it may be told beforehand to make room again."""
         cost = cost_of_return(1, 0, leases=1)
-        return [Candidate(name, need, cost) for name, need in sorted(self.coming.items())]
+        return [Candidate(name, need, cost) for name, need in self.coming.items()]
 
     def _may_go(self, name: str) -> bool:
         """Idle, and in memory long enough for its load to have been worth it."""

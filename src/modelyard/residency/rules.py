@@ -47,11 +47,21 @@ class Rules:
     ) -> None:
         self.now, self.lines, self.records, self.ledgers, self.limits = now, lines, records, ledgers, limits
         self.proposal = Proposal()
-        self.movable = {name: one for name, one in records.items() if one.is_staying and name not in pinned}
-        self.fixed = add(*(one.held for name, one in records.items() if one.is_staying and name in pinned))
-        # What is held this moment, and what will be once all who are leaving have left and all promised have come.
-        self.held_now = add(*(one.held for one in records.values()))
-        self.held_later = add(*(one.held for one in records.values() if one.is_staying))
+        self.movable: dict[str, Record] = {}  # staying, and not pinned
+        # What is held this moment, what will be once all who are leaving have left and all promised have come, and
+        # what of that is pinned.
+        self.held_now: Bytes = {}
+        self.held_later: Bytes = {}
+        self.fixed: Bytes = {}
+        for name, one in records.items():
+            _add_to(self.held_now, one.held)
+            if not one.is_staying:
+                continue
+            _add_to(self.held_later, one.held)
+            if name in pinned:
+                _add_to(self.fixed, one.held)
+            else:
+                self.movable[name] = one
         self.coming: dict[str, Bytes] = {}  # loads and promises of this round that may be told to make room again
         self.expected: dict[str, ModelSpec] = {}  # every load and promise of this round
         self._overbooked: Bytes = {}  # what was promised, and promised once more for the time after that
@@ -163,3 +173,8 @@ class Rules:
 
 def _share_device(one: ModelSpec, other: ModelSpec) -> bool:
     return not one.footprint.bytes.keys().isdisjoint(other.footprint.bytes)
+
+
+def _add_to(total: Bytes, part: Mapping[str, int]) -> None:
+    for device, count in part.items():
+        total[device] = total.get(device, 0) + count

@@ -71,7 +71,7 @@ class Scheduler(Lifecycle):
                 is_done = self._unload_asked(event.model, force=event.force, role=event.role)
             case PinAsked():
                 self._pins[event.model] = event.pinned
-                self._is_room_stale = True
+                self._has_pins = self._is_room_stale = True
                 is_done = False
             case Shutdown():
                 is_done = self._shutdown(force=event.force)
@@ -121,7 +121,7 @@ class Scheduler(Lifecycle):
             return self._refuse(event.ticket, ShuttingDown())
         if event.pinned is not None:
             self._pins[spec.name] = event.pinned
-            self._is_room_stale = True
+            self._has_pins = self._is_room_stale = True
         if event.role:
             self.roles.setdefault(spec.name, set()).add(event.role)
         return self._wait(Ticket(event.ticket, self._arrivals, spec, OPERATOR, now, event.deadline, takes_slot=False))
@@ -137,6 +137,7 @@ class Scheduler(Lifecycle):
                 return self._refuse(ticket.number, full)
             self.queue.remove(displaced.number)
             self._refuse(displaced.number, full)
+        self._has_pins = self._has_pins or ticket.spec.pinned
         self.queue.push(ticket)  # (7)
         return False
 

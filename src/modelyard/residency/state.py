@@ -135,20 +135,20 @@ class MemoryBooks:
                     unknown[device] = unknown.get(device, 0) + held
                 else:
                     known[device] = known.get(device, 0) + used
-        self.ledgers = {
-            device: Ledger(
-                device,
-                reading.total_bytes,
-                self.headroom_by_device.get(device, self.headroom_bytes),
-                foreign_bytes(
-                    used=reading.total_bytes - reading.free_bytes,
-                    known=known.get(device, 0),
-                    unknown_max=unknown.get(device, 0),
-                    last=self.ledgers[device].foreign_bytes if device in self.ledgers else 0,
-                ),
+        ledgers: dict[str, Ledger] = {}
+        for device, reading in self.readings.items():
+            old = self.ledgers.get(device)
+            foreign = foreign_bytes(
+                used=reading.total_bytes - reading.free_bytes,
+                known=known.get(device, 0),
+                unknown_max=unknown.get(device, 0),
+                last=old.foreign_bytes if old is not None else 0,
             )
-            for device, reading in sorted(self.readings.items())
-        }
+            if old is None or (old.foreign_bytes, old.total_bytes) != (foreign, reading.total_bytes):
+                headroom = self.headroom_by_device.get(device, self.headroom_bytes)
+                old = Ledger(device, reading.total_bytes, headroom, foreign)
+            ledgers[device] = old
+        self.ledgers = ledgers
 
 
 @dataclass(slots=True)

@@ -37,10 +37,11 @@ class Footprint:
     source: Literal["measured", "oracle", "formula", "declared", "unknown"] = "formula"
     band_ratio: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)  # weights, kv, compute, prompt_cache: what it is made of
+    reserved_bytes: dict[str, int] = field(init=False, compare=False, repr=False)  # with the upper band
 
-    @property
-    def reserved_bytes(self) -> dict[str, int]:
-        return {device: int(count * (1 + self.band_ratio)) for device, count in self.bytes.items()}
+    def __post_init__(self) -> None:
+        reserved = {device: int(count * (1 + self.band_ratio)) for device, count in self.bytes.items()}
+        object.__setattr__(self, "reserved_bytes", reserved)
 
     @property
     def total_bytes(self) -> int:
