@@ -6,12 +6,12 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import psutil
 import structlog
 from starlette.applications import Starlette
 
@@ -38,6 +38,7 @@ from modelyard.memory.holders import SystemHolders
 from modelyard.models.catalog import Catalog
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
+from modelyard.residency.messages import RecycleAsked
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import SharedNodeStarter, Starters
 from modelyard.types.model import Model
@@ -110,7 +111,7 @@ async def running_node(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(loaded)},
         )  # fmt: skip
-        history = MemoryHistory(clock, node_bytes=own_bytes, devices=manager.devices, residents=manager.residents)
+        history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference))
 
         openai = OpenAIEndpoints(
@@ -148,7 +149,7 @@ def residency(
         clock, events, devices, Starters(starter, there), residency_limits(settings),
         queue_s=settings.residency.queue_s, holders=NeighbourHolders(SystemHolders(devices), there),
     )  # fmt: skip
-    neighbours = NeighbourWatch(there, manager.guests, devices.read, events, clock)
+    neighbours = NeighbourWatch(there, manager.guests, events, clock)
     if there.neighbours:
         manager.look_around = neighbours.fresh
     return manager, neighbours
@@ -200,9 +201,16 @@ def loading_names(manager: ResidencyManager) -> frozenset[str]:
     return frozenset(resident.model for resident in manager.residents() if resident.state in states)
 
 
-def own_bytes() -> int:
-    """Resident memory of this process."""
-    return int(psutil.Process().memory_info().rss)
+def memory_history(clock: Clock, events: EventBus, devices: SystemDevices, manager: ResidencyManager) -> MemoryHistory:
+    """Watches memory over time; a worker that leaks is replaced at its next idle moment."""
+
+    def recycle(model: str, epoch: int, why: str) -> None:
+        manager.feed(RecycleAsked(clock.monotonic(), model, epoch, why))
+
+    return MemoryHistory(
+        clock, events, node_memory=partial(devices.alone, os.getpid()), devices=manager.devices,
+        residents=manager.residents, on_leak=recycle,
+    )  # fmt: skip
 
 
 async def follow(events: EventBus, metrics: Metrics) -> None:

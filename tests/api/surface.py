@@ -28,7 +28,7 @@ from modelyard.gateway.keys import Caller, KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.operations import Operations
-from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
+from modelyard.types.memory import DeviceReading, Holder, ProcessMemory, Receipt
 from modelyard.types.model import Model
 from modelyard.types.status import DeviceStatus, RequestStatus, Residency, ResidentStatus
 
@@ -72,10 +72,15 @@ class FakeResidency:
         )  # fmt: skip
 
     def devices(self) -> tuple[DeviceStatus, ...]:
-        return (DeviceStatus(DeviceReading("ram", "RAM", 100, 60), 10, 90, 10, 30),)
+        reading, held = DeviceReading("ram", "RAM", 100, 60), {"resident": 10, "promised": 0}
+        game = Holder(77, "game", {"ram": 25})
+        return (DeviceStatus(reading, 10, 90, 10, 30, held_bytes=held, holders=(game,), free_bytes=50),)
 
     def failures(self) -> Mapping[str, str]:
         return {}
+
+    async def refresh(self) -> None:
+        pass
 
     @property
     def queue_length(self) -> int:
@@ -159,8 +164,9 @@ def build_yard(
         origins=OriginPolicy(allowed_origins), trusted_proxies=trusted_proxies, allow_open=allow_open,
     )  # fmt: skip
     history = MemoryHistory(
-        clock, node_bytes=lambda: 1_000_000, devices=residency.devices, residents=residency.residents
-    )
+        clock, events, node_memory=lambda: ProcessMemory(1_000_000, 500_000), devices=residency.devices,
+        residents=residency.residents,
+    )  # fmt: skip
     yard = Yard(Starlette(), operations, residency, requests, events, limits, history)
 
     async def answer(request: Request, caller: Caller) -> Response:

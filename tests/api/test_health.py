@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from modelyard import __version__
+from modelyard.api.health import RECEIPTS_MAX
 
 from .surface import ADMIN_KEY, KEYS, Listener, Yard, build_yard, listening
 
@@ -82,11 +84,37 @@ def test_details_have_models_embeddings_and_memory(node: Listener, yard: Yard) -
     assert memory["is_leak_suspected"] is False
 
 
-def test_memory_has_a_history(node: Listener, yard: Yard) -> None:
+def test_memory_has_a_history_and_this_process_in_two_kinds(node: Listener, yard: Yard) -> None:
     yard.history.sample()
 
-    history = node.ask("GET", "/health/memory", READER).json["history"]
+    body: Any = node.ask("GET", "/health/memory", READER).json
 
+    history = body["history"]
     assert isinstance(history, dict)
-    assert [count for _age, count in history["node"]] == [1_000_000]
+    assert [count for _age, count in history["node:ram"]] == [1_000_000]
     assert [count for _age, count in history["device:ram"]] == [40]
+    assert body["node"] == {"anonymous_bytes": 1_000_000, "file_bytes": 500_000}
+    assert body["trends"][0]["series"] == "node:ram"
+
+
+def test_memory_shows_the_ledger_with_its_parts_and_who_holds_what_is_not_ours(node: Listener, yard: Yard) -> None:
+    body: Any = node.ask("GET", "/health/memory", READER).json
+    device = body["devices"][0]
+
+    assert device["headroom_bytes"] + device["foreign_bytes"] + device["reserved_bytes"] + device["free_bytes"] == 100
+    assert device["held_bytes"] == {"resident": 10, "promised": 0}
+    assert device["holders"] == [{"pid": 77, "name": "game", "bytes": {"ram": 25}}]
+
+
+def test_memory_has_the_last_receipts_the_newest_first(node: Listener, yard: Yard) -> None:
+    for number in range(RECEIPTS_MAX):
+        yard.events.publish("model.loaded", float(number), model="tiny", freed_bytes={"ram": -number})
+        yard.events.publish("model.loading", float(number), model="tiny")
+    yard.events.publish("model.unloaded", 99.0, model="tiny", freed_bytes={"ram": 5})
+
+    body: Any = node.ask("GET", "/health/memory", READER).json
+    receipts = body["receipts"]
+
+    assert receipts[0] == {"event": "model.unloaded", "at": 99.0, "model": "tiny", "freed_bytes": {"ram": 5}}
+    assert len(receipts) == RECEIPTS_MAX
+    assert {receipt["event"] for receipt in receipts[1:]} == {"model.loaded"}

@@ -100,7 +100,7 @@ def _add_reads(api: FastAPI, operations: Operations, keepalive_s: float) -> None
     @api.get("/admin/status", responses={200: {"model": NodeStatus}})
     async def status() -> Response:
         """The node at this moment."""
-        return json_answer({"schema_version": SCHEMA_VERSION, **asdict(operations.status())})
+        return json_answer({"schema_version": SCHEMA_VERSION, **asdict(await operations.fresh_status())})
 
     @api.get("/admin/events", response_class=StreamingResponse)
     async def events(request: Request) -> Response:

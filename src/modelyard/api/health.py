@@ -18,7 +18,10 @@ from modelyard.types.status import NodeStatus, Residency
 
 from .answers import json_answer
 
+RECEIPTS_MAX = 20
+
 _NO_STORE = {"cache-control": "no-store"}
+_RECEIPTS = {"model.loaded", "model.unloaded"}
 
 
 class HealthEndpoints:
@@ -55,7 +58,7 @@ class HealthEndpoints:
         return json_answer({"status": "ok", "ready": self._operations.is_ready})
 
     async def detailed(self, _request: Request, _caller: Caller) -> Response:
-        """Models, memory, queue and failures."""
+        """Models, memory, queue and failures; of memory what is true now."""
         status = self._operations.status()
         states = {resident.model: resident.state for resident in status.residents}
         models = [
@@ -78,17 +81,29 @@ class HealthEndpoints:
         )
 
     async def memory(self, _request: Request, _caller: Caller) -> Response:
-        """Memory now and over time."""
-        return json_answer({**self._memory(self._operations.status()), "history": self._history.series()})
+        """Memory now, who holds it, what loads and unloads did to it, and how it went over time."""
+        status = await self._operations.fresh_status()
+        return json_answer(
+            {**self._memory(status), "receipts": self._receipts(), "history": self._history.series()},
+        )
 
     def _memory(self, status: NodeStatus) -> dict[str, object]:
         trends = self._history.trends()
         return {
             "devices": [asdict(device) for device in status.devices],
             "residents": [asdict(resident) for resident in status.residents],
+            "node": {
+                "anonymous_bytes": self._history.node.anonymous_bytes,
+                "file_bytes": self._history.node.file_bytes,
+            },
             "trends": [asdict(trend) for trend in trends],
             "is_leak_suspected": any(trend.is_leak_suspected for trend in trends),
         }
+
+    def _receipts(self) -> list[dict[str, object]]:
+        """Of the last loads and unloads, the newest first."""
+        told = [event for event in reversed(self._operations.events.recent()) if event.name in _RECEIPTS]
+        return [{"event": event.name, "at": event.at, **event.fields} for event in told[:RECEIPTS_MAX]]
 
     def _checks(self, request: Request) -> list[tuple[str, bool]]:
         excluded = set(request.query_params.getlist("exclude"))

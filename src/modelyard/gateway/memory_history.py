@@ -1,41 +1,46 @@
 """How memory went over time: a bounded history of this process, the devices and each resident, and whether one leaks.
 
-The leak heuristic is a straight line through the samples after a warm-up, with how well it fits as its confidence.
-Knows nothing about HTTP.
+Each kind of memory is a series of its own: `ram` what only we can give back, `file` what is mapped and the system may
+drop, and one per GPU. Trends are worked out when a sample is taken, off the loop's thread, so asking costs nothing.
+A leak is told once; growth into what was predicted for a model is none. Knows nothing about HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
 
 from modelyard.clock import Clock
+from modelyard.events import EventBus
+from modelyard.memory.trend import Sample, Trend, trend_of
+from modelyard.types.memory import RAM, ProcessMemory
 from modelyard.types.status import DeviceStatus, ResidentStatus
-from modelyard.units import MIB
 
 SAMPLES_MAX = 720
 INTERVAL_S = 10.0
-SERIES_MAX = 64
-WARM_UP_S = 300.0  # caches fill and pools grow: that is no leak
-SPAN_S_MIN = 600.0
-SLOPE_BYTES_PER_H_MIN = 16 * MIB
-CONFIDENCE_RATIO_MIN = 0.7
+SERIES_MAX = 96
+POINTS_MAX = 240  # of a series, when it is shown
 NODE = "node"
+FILE = "file"
 
-Sample = tuple[float, int]  # (monotonic seconds, bytes)
+log = structlog.get_logger()
+
+OnLeak = Callable[[str, int, str], None]  # model, epoch, why
 
 
 @dataclass(frozen=True, slots=True)
-class Trend:
-    """The straight line through one series."""
+class _Key:
+    """What a series is about, and how it is called."""
 
-    series: str
-    bytes_per_h: float
-    confidence_ratio: float  # how well the line fits (r squared)
-    span_s: float
-    is_leak_suspected: bool
+    name: str
+    model: str = ""
+    epoch: int = 0
+    may_leak: bool = False
+    predicted_bytes: int = 0
 
 
 class MemoryHistory:
@@ -44,69 +49,106 @@ class MemoryHistory:
     def __init__(
         self,
         clock: Clock,
+        events: EventBus,
         *,
-        node_bytes: Callable[[], int],
+        node_memory: Callable[[], ProcessMemory],
         devices: Callable[[], Sequence[DeviceStatus]],
         residents: Callable[[], Sequence[ResidentStatus]],
+        on_leak: OnLeak = lambda _model, _epoch, _why: None,
     ) -> None:
-        self._clock = clock
-        self._node_bytes = node_bytes
-        self._devices = devices
-        self._residents = residents
+        self._clock, self._events, self._on_leak = clock, events, on_leak
+        self._node_memory, self._devices, self._residents = node_memory, devices, residents
         self._series: dict[str, deque[Sample]] = {}
+        self._keys: dict[str, _Key] = {}
+        self._trends: tuple[Trend, ...] = ()
+        self._told: set[tuple[str, int]] = set()  # (model or node, epoch) whose leak was told
+        self.node = ProcessMemory()  # this process, as last sampled
 
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
-            self.sample()
+            self._take(await asyncio.to_thread(self._node_memory))
+            self._draw(await asyncio.to_thread(_trends, self._growing()))
             await asyncio.sleep(INTERVAL_S)
 
     def sample(self) -> None:
-        """Take one sample of everything; forget residents that have left."""
-        now = self._clock.monotonic()
-        values = {NODE: self._node_bytes()}
-        for device in self._devices():
-            reading = device.reading
-            values[f"device:{reading.device}"] = reading.used_bytes
-        for resident in self._residents():
-            if resident.measured_bytes:
-                values[f"model:{resident.model}#{resident.epoch}"] = sum(resident.measured_bytes.values())
-        for gone in self._series.keys() - values.keys():
-            del self._series[gone]
-        for name, count in list(values.items())[:SERIES_MAX]:
-            self._series.setdefault(name, deque(maxlen=SAMPLES_MAX)).append((now, count))
+        """Take one sample of everything, and see what it says."""
+        self._take(self._node_memory())
+        self._draw(_trends(self._growing()))
 
     def series(self) -> dict[str, list[tuple[float, int]]]:
-        """Every series as (age in seconds, bytes), oldest first."""
+        """Every series as (age in seconds, bytes), oldest first, at most `POINTS_MAX` evenly spread."""
         now = self._clock.monotonic()
-        return {name: [(round(now - at, 1), count) for at, count in samples] for name, samples in self._series.items()}
+        return {
+            name: [(round(now - at, 1), count) for at, count in _thinned(samples)]
+            for name, samples in self._series.items()
+        }
 
     def trends(self) -> tuple[Trend, ...]:
-        """The trend of this process and of each resident. Devices have other users, so theirs says nothing."""
-        return tuple(
-            trend_of(name, tuple(samples)) for name, samples in self._series.items() if not name.startswith("device:")
-        )
+        """Of this process and of each resident, as of the last sample. Devices have other users, so not theirs."""
+        return self._trends
+
+    def _take(self, node: ProcessMemory) -> None:
+        """One sample of everything; residents that have left are forgotten."""
+        now, values = self._clock.monotonic(), dict[_Key, int]()
+        self.node = node
+        values[_Key(f"{NODE}:{RAM}", NODE, may_leak=True)] = node.anonymous_bytes
+        values[_Key(f"{NODE}:{FILE}")] = node.file_bytes
+        for device in self._devices():
+            values[_Key(f"device:{device.reading.device}")] = device.reading.used_bytes
+        for one in self._residents():
+            name = f"model:{one.model}#{one.epoch}"
+            for where, count in one.measured_bytes.items():
+                predicted = one.predicted_bytes.get(where, 0)
+                values[_Key(f"{name}:{where}", one.model, one.epoch, True, predicted)] = count
+            if one.measured_bytes and one.file_bytes:
+                values[_Key(f"{name}:{FILE}")] = one.file_bytes
+        kept = dict(list(values.items())[:SERIES_MAX])
+        self._keys = {key.name: key for key in kept}
+        for gone in self._series.keys() - self._keys.keys():
+            del self._series[gone]
+        for key, count in kept.items():
+            self._series.setdefault(key.name, deque(maxlen=SAMPLES_MAX)).append((now, count))
+
+    def _growing(self) -> dict[str, tuple[Sample, ...]]:
+        return {name: tuple(self._series[name]) for name, key in self._keys.items() if key.may_leak}
+
+    def _draw(self, trends: Sequence[Trend]) -> None:
+        """Keep the trends of what is still there, and tell of each leak once."""
+        kept: list[Trend] = []
+        for trend in trends:
+            key = self._keys[trend.series]
+            is_expected = self._series[trend.series][-1][1] <= key.predicted_bytes
+            kept.append(replace(trend, is_leak_suspected=trend.is_leak_suspected and not is_expected))
+        self._trends = tuple(kept)
+        there = {(key.model, key.epoch) for key in self._keys.values()}
+        self._told &= there
+        for trend in kept:
+            key = self._keys[trend.series]
+            if trend.is_leak_suspected and (key.model, key.epoch) not in self._told:
+                self._told.add((key.model, key.epoch))
+                self._tell(key, trend)
+
+    def _tell(self, key: _Key, trend: Trend) -> None:
+        fields: dict[str, object] = {
+            "model": key.model if key.epoch else "",
+            "epoch": key.epoch,
+            "series": key.name,
+            "bytes_per_h": round(trend.bytes_per_h),
+            "confidence_ratio": round(trend.confidence_ratio, 3),
+            "span_s": round(trend.span_s),
+        }
+        log.warning("memory.leak_suspected", **fields)
+        self._events.publish("memory.leak_suspected", self._clock.wall(), **fields)
+        if key.epoch:
+            self._on_leak(key.model, key.epoch, "leak")
 
 
-def trend_of(series: str, samples: Sequence[Sample]) -> Trend:
-    """Least squares over the samples after the warm-up.
+def _trends(series: Mapping[str, Sequence[Sample]]) -> list[Trend]:
+    return [trend_of(name, samples) for name, samples in series.items()]
 
-    >>> grows = [(t * 10.0, t * 1_000_000) for t in range(200)]
-    >>> trend = trend_of("node", grows)
-    >>> round(trend.bytes_per_h / 1e6), round(trend.confidence_ratio, 3), trend.is_leak_suspected
-    (360, 1.0, True)
-    """
-    settled = [sample for sample in samples if sample[0] - samples[0][0] >= WARM_UP_S]
-    span_s = settled[-1][0] - settled[0][0] if settled else 0.0
-    if span_s <= 0:
-        return Trend(series, 0.0, 0.0, span_s, False)
-    mean_at = sum(at for at, _ in settled) / len(settled)
-    mean_count = sum(count for _, count in settled) / len(settled)
-    spread_at = sum((at - mean_at) ** 2 for at, _ in settled)
-    spread_count = sum((count - mean_count) ** 2 for _, count in settled)
-    together = sum((at - mean_at) * (count - mean_count) for at, count in settled)
-    slope = together / spread_at
-    fit = together**2 / (spread_at * spread_count) if spread_count else 0.0
-    per_h = slope * 3600
-    suspected = span_s >= SPAN_S_MIN and per_h >= SLOPE_BYTES_PER_H_MIN and fit >= CONFIDENCE_RATIO_MIN
-    return Trend(series, per_h, fit, span_s, suspected)
+
+def _thinned(samples: Sequence[Sample]) -> list[Sample]:
+    """Every n-th sample, counted from the newest."""
+    step = -(-len(samples) // POINTS_MAX) or 1
+    return list(samples)[::-1][::step][::-1]

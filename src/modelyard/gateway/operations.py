@@ -43,6 +43,8 @@ class ResidencyControl(Protocol):
 
     def failures(self) -> Mapping[str, str]: ...
 
+    async def refresh(self) -> None: ...
+
     @property
     def queue_length(self) -> int: ...
 
@@ -135,6 +137,11 @@ class Operations:
             requests=self._requests.snapshot(),
             failures=dict(self._residency.failures()),
         )
+
+    async def fresh_status(self) -> NodeStatus:
+        """The node at this moment, after a look at who holds the memory of its devices."""
+        await self._residency.refresh()
+        return self.status()
 
     def uptime_s(self) -> float:
         return max(self._clock.wall() - self._started_at, 0.0)

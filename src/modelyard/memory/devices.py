@@ -63,6 +63,11 @@ class SystemDevices:
                 on_gpu[device] = on_gpu.get(device, 0) + count
         return ProcessMemory(anonymous + on_gpu.pop("", 0), filed, on_gpu)
 
+    def alone(self, pid: int) -> ProcessMemory:
+        """What one process holds in main memory, without those below it."""
+        facts = facts_of(self.root, pid)
+        return ProcessMemory(facts.anonymous_bytes, facts.file_bytes) if facts is not None else ProcessMemory()
+
     def gpu_held(self) -> Mapping[int, Mapping[str, int]]:
         """Process id -> device -> bytes, no older than `GPU_HELD_S`: who asks, asks for one worker after the other."""
         if self._gpus is None or not self._gpus.is_any:
