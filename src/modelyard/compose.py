@@ -112,7 +112,7 @@ async def running_node(
             effective_settings=lambda: {row.name: row.value for row in setting_rows(loaded)},
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
-        metrics.registry.register(gauges(manager, inference))
+        metrics.registry.register(gauges(manager, inference, history))
 
         openai = OpenAIEndpoints(
             inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
@@ -188,10 +188,11 @@ async def launch_details(starter: Starter, model: Model) -> Mapping[str, object]
     return {"launch": asdict(plan.options), "footprint": asdict(plan.footprint)}
 
 
-def gauges(manager: ResidencyManager, inference: Inference) -> NodeGauges:
+def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:
     """What a scrape reads from the owners."""
     return NodeGauges(
-        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length
+        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length,
+        lambda: history.node,
     )  # fmt: skip
 
 

@@ -57,6 +57,14 @@ def test_machine_forms_agree(command: str) -> None:
 
 
 @pytest.mark.usefixtures("server")
+def test_a_device_is_shown_as_a_sum_with_who_holds_what_is_not_ours() -> None:
+    said = run("ps").stderr
+
+    assert "ram: 2.0 GiB of 15.0 GiB given to models, 5.0 GiB used by others, 8.0 GiB free, 1.0 GiB kept" in said
+    assert "ram: others are game 3.0 GiB, browser 1.0 GiB" in said
+
+
+@pytest.mark.usefixtures("server")
 def test_residents_are_shown_as_people_know_them() -> None:
     result = run("ps")
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
+from modelyard.types.memory import DeviceReading, Holder, ProcessMemory, Receipt
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, Residency, ResidentStatus
 
 GIB = 1024**3
@@ -35,7 +35,13 @@ STATUS = NodeStatus(
     started_at=1_790_000_000.0,
     ready=True,
     draining=False,
-    devices=(DeviceStatus(DeviceReading("ram", "RAM", 16 * GIB, 8 * GIB), GIB, 15 * GIB, 2 * GIB, 5 * GIB),),
+    devices=(
+        DeviceStatus(
+            DeviceReading("ram", "RAM", 16 * GIB, 8 * GIB), GIB, 15 * GIB, 2 * GIB, 5 * GIB,
+            held_bytes={"resident": 2 * GIB, "promised": 0}, free_bytes=8 * GIB,
+            holders=(Holder(7, "game", {"ram": 3 * GIB}), Holder(8, "browser", {"ram": GIB})),
+        ),
+    ),
     residents=(
         ResidentStatus(
             model="good", engine="llamacpp", state=Residency.RESIDENT, epoch=1, pinned=False, slots=4, leases=1,

@@ -19,7 +19,7 @@ from modelyard.gateway.metrics import GapHistogram, Metrics, NodeGauges
 from modelyard.gateway.usage import Usage as UsageRecorder
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Message, Usage
-from modelyard.types.memory import DeviceReading
+from modelyard.types.memory import DeviceReading, ProcessMemory
 from modelyard.types.model import Capability, Model
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
@@ -244,17 +244,24 @@ def test_gauges_are_read_when_somebody_looks() -> None:
     metrics = Metrics()
     residents = [
         ResidentStatus("tiny", "fake", Residency.RESIDENT, 1, False, 4, 0, 0, 4096, {"ram": 100}, {"ram": 90},
-                       "formula", 1.0, 0.5, None),
+                       "formula", 1.0, 0.5, None, predicted_bytes={"ram": 80}, peak_bytes={"ram": 95}, file_bytes=7),
     ]  # fmt: skip
-    devices = [DeviceStatus(DeviceReading("ram", "RAM", 1000, 400), 10, 900, 100, 0)]
-    metrics.registry.register(NodeGauges(lambda: residents, lambda: devices, lambda: 2, lambda: 3))
+    held = {"resident": 100, "promised": 0}
+    devices = [DeviceStatus(DeviceReading("ram", "RAM", 1000, 400), 10, 990, 100, 500, held, free_bytes=390)]
+    node = ProcessMemory(30, 20)
+    metrics.registry.register(NodeGauges(lambda: residents, lambda: devices, lambda: 2, lambda: 3, lambda: node))
 
     value = metrics.registry.get_sample_value
     assert value("modelyard_requests_running") == 2
     assert value("modelyard_requests_waiting") == 3
     assert value("modelyard_resident_models", {"kind": "chat"}) == 1
     assert value("modelyard_device_memory_bytes", {"device": "ram", "kind": "used"}) == 600
-    assert value("modelyard_model_memory_bytes", {"model": "tiny", "device": "ram", "kind": "measured"}) == 90
+    for kind, count in (("headroom", 10), ("foreign", 500), ("reserved", 100), ("available", 390)):
+        assert value("modelyard_device_memory_bytes", {"device": "ram", "kind": kind}) == count
+    assert value("modelyard_device_held_bytes", {"device": "ram", "state": "resident"}) == 100
+    for kind, count in (("predicted", 80), ("reserved", 100), ("measured", 90), ("peak", 95), ("file", 7)):
+        assert value("modelyard_model_memory_bytes", {"model": "tiny", "device": "ram", "kind": kind}) == count
+    assert value("modelyard_node_memory_bytes", {"kind": "anonymous"}) == 30
     residents.clear()
     assert value("modelyard_resident_models", {"kind": "chat"}) == 0
 

@@ -17,9 +17,10 @@ from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.client.replies import ModelEntry
-    from modelyard.types.status import NodeStatus, ResidentStatus
+    from modelyard.types.status import DeviceStatus, NodeStatus, ResidentStatus
 
 MODEL_COLUMNS = ("NAME", "SIZE", "MODIFIED", "CONTEXT", "ENGINE", "STATE")
+HOLDERS_SHOWN = 3
 RESIDENT_COLUMNS = ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "STATE", "BUSY")
 
 
@@ -121,13 +122,7 @@ def _until(session: Session, resident: ResidentStatus) -> str:
 def _write_rest(session: Session, status: NodeStatus) -> None:
     terminal = session.terminal
     for device in status.devices:
-        terminal.say(
-            N_("{device}: {reserved} of {budget} given to models, {foreign} used by others"),
-            device=device.reading.device,
-            reserved=format_bytes(device.reserved_bytes),
-            budget=format_bytes(device.budget_bytes),
-            foreign=format_bytes(device.foreign_bytes),
-        )
+        write_device(session, device)
     for request in status.requests:
         terminal.say(
             N_("request {id}: {model}, {phase} for {age}, {count} tokens"),
@@ -143,6 +138,27 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
         terminal.say(N_("{model}: {problem}"), model=model, problem=problem)
     if status.draining:
         terminal.say(N_("The server is shutting down."))
+
+
+def write_device(session: Session, device: DeviceStatus) -> None:
+    """One line for a device's ledger, and one for who holds what is not ours."""
+    terminal, name = session.terminal, device.reading.device
+    terminal.say(
+        N_("{device}: {reserved} of {budget} given to models, {foreign} used by others, {free} free, {headroom} kept"),
+        device=name,
+        reserved=format_bytes(device.reserved_bytes),
+        budget=format_bytes(device.budget_bytes),
+        foreign=format_bytes(device.foreign_bytes),
+        free=format_bytes(max(0, device.free_bytes)),
+        headroom=format_bytes(device.headroom_bytes),
+    )
+    if device.free_bytes < 0:
+        short = format_bytes(-device.free_bytes)
+        terminal.say(N_("{device}: others hold {short} more than there is room for"), device=name, short=short)
+    largest = sorted(device.holders, key=lambda one: -one.bytes.get(name, 0))[:HOLDERS_SHOWN]
+    if largest and device.foreign_bytes > 0:
+        shown = ", ".join(f"{one.name} {format_bytes(one.bytes.get(name, 0))}" for one in largest)
+        terminal.say(N_("{device}: others are {holders}"), device=name, holders=shown)
 
 
 def _ago(session: Session, seconds: float) -> str:

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from modelyard.events import Event
+from modelyard.types.memory import RAM, ProcessMemory
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
 REQUEST_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 300, 900)
@@ -167,11 +168,13 @@ class NodeGauges(Collector):
         devices: Callable[[], Iterable[DeviceStatus]],
         requests_running: Callable[[], int],
         requests_waiting: Callable[[], int],
+        node_memory: Callable[[], ProcessMemory] = ProcessMemory,
     ) -> None:
         self._residents = residents
         self._devices = devices
         self._running = requests_running
         self._waiting = requests_waiting
+        self._node_memory = node_memory
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -181,7 +184,18 @@ class NodeGauges(Collector):
             "modelyard_requests_waiting", "Requests that wait for memory or a slot.", value=float(self._waiting())
         )
         yield from self._of_residents(list(self._residents()))
+        yield from self._of_devices()
+        memory = self._node_memory()
+        node = GaugeMetricFamily("modelyard_node_memory_bytes", "Memory of this server itself.", labels=("kind",))
+        node.add_metric(("anonymous",), float(memory.anonymous_bytes))
+        node.add_metric(("file",), float(memory.file_bytes))
+        yield node
+
+    def _of_devices(self) -> Iterator[Metric]:
         devices = GaugeMetricFamily("modelyard_device_memory_bytes", "Memory of a device.", labels=("device", "kind"))
+        held = GaugeMetricFamily(
+            "modelyard_device_held_bytes", "What models hold of a device, by their state.", labels=("device", "state")
+        )
         for device in self._devices():
             reading = device.reading
             for kind, count in (
@@ -189,16 +203,28 @@ class NodeGauges(Collector):
                 ("used", reading.used_bytes),
                 ("free", reading.free_bytes),
                 ("reserved", device.reserved_bytes),
+                ("headroom", device.headroom_bytes),
+                ("foreign", device.foreign_bytes),
+                ("available", device.free_bytes),
             ):
                 devices.add_metric((reading.device, kind), float(count))
+            for state, count in device.held_bytes.items():
+                held.add_metric((reading.device, state), float(count))
         yield devices
+        yield held
 
     def _of_residents(self, residents: list[ResidentStatus]) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
             "modelyard_model_memory_bytes", "Memory of a resident model.", labels=("model", "device", "kind")
         )
         for resident in residents:
-            for kind, counts in (("reserved", resident.reserved_bytes), ("measured", resident.measured_bytes)):
+            for kind, counts in (
+                ("predicted", resident.predicted_bytes),
+                ("reserved", resident.reserved_bytes),
+                ("measured", resident.measured_bytes),
+                ("peak", resident.peak_bytes),
+                ("file", {RAM: resident.file_bytes} if resident.file_bytes else {}),
+            ):
                 for device, count in counts.items():
                     memory.add_metric((resident.model, device, kind), float(count))
         yield memory
