@@ -97,7 +97,7 @@ async def yard(*, unload_s: float = 2.0, **limits: object) -> AsyncIterator[Yard
             ResidencyLimits(**{"headroom_bytes": GIB, "residence_load_ratio": 0.0, **limits}),  # type: ignore[arg-type]
             read_every_s=0.05, memory_back_s=0.5, holders=NeighbourHolders(NoHolders(), starter),
         )  # fmt: skip
-        watch = NeighbourWatch(starter, manager.guests, devices.read, events, CLOCK, every_s=0.05, idle_every_s=0.05)
+        watch = NeighbourWatch(starter, manager.guests, events, CLOCK, every_s=0.05, idle_every_s=0.05)
         manager.look_around = watch.fresh
         tasks = [asyncio.create_task(manager.run()), asyncio.create_task(watch.run())]
         try:

@@ -6,15 +6,17 @@ is taken in is the scheduler's decision, whether it has gone the watcher's findi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from modelyard.clock import Clock
+from modelyard.types.memory import DeviceReading
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
 
 from .hosting import Hosting
-from .messages import Adopt, Adopted, Event, Left
+from .messages import Adopt, Adopted, DevicesRead, Event, Left
 from .ports import RunningWorker
 from .scheduler import Scheduler
 
@@ -38,6 +40,13 @@ class Guests:
     def is_active(self) -> bool:
         """Whether anything is in memory or waits for it."""
         return bool(self._scheduler.records) or bool(len(self._scheduler.queue))
+
+    async def look(self) -> tuple[DeviceReading, ...]:
+        """Read the devices, tell what they say, and answer it."""
+        await asyncio.to_thread(self._hosting.read_devices)
+        readings = self._hosting.newest
+        self.feed(DevicesRead(self._clock.monotonic(), readings))
+        return readings
 
     def loads(self) -> Mapping[str, tuple[int, Residency]]:
         """Model -> the epoch and state of its load."""

@@ -6,6 +6,7 @@ One `Hosted` per load. Whatever goes wrong on the way, the scheduler hears of ex
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, replace
 from functools import partial
@@ -56,7 +57,8 @@ class Hosting:
         self.by_epoch: dict[int, Hosted] = {}
         self.left_behind: dict[int, str] = {}  # workers that could not be ended: process id -> model
         self.read_at = float("-inf")
-        self._last_read: Readings = ()
+        self._newest: tuple[float, Readings] = (float("-inf"), ())
+        self._keeping = threading.Lock()  # looks are made on several threads
 
     def begin(self, tasks: asyncio.TaskGroup, on_failure: Callable[[Exception], None]) -> None:
         """From here on there is somebody to carry things out; what was asked for before is done now."""
@@ -71,22 +73,31 @@ class Hosting:
 
     def read_devices(self) -> Readings:
         """Look at the devices. A look that fails must not end the node: then nothing has changed."""
-        self.read_at = self._clock.monotonic()
+        began_at = self.read_at = self._clock.monotonic()
         try:
-            self._last_read = self._devices.read()
+            readings = self._devices.read()
         except Exception:
             _log.exception("residency.devices_not_read")
-        return self._last_read
+            return self.newest
+        with self._keeping:
+            if began_at >= self._newest[0]:
+                self._newest = (began_at, readings)
+        return readings
+
+    @property
+    def newest(self) -> Readings:
+        """The look that began last. It is what is told: an older one that ends later would take back what is known."""
+        return self._newest[1]
 
     async def look(self) -> None:
         """Measure devices and workers off the loop's thread, and tell."""
         up = {one.spec.name: (one.epoch, one.worker) for one in self.by_epoch.values() if one.worker is not None}
-        readings, memory = await asyncio.to_thread(self._measure_all, up)
+        memory = await asyncio.to_thread(self._measure_all, up)
         for epoch, held in memory.values():
             if epoch in self.by_epoch:
                 self.by_epoch[epoch].memory = held
         used = {name: (epoch, in_use(held)) for name, (epoch, held) in memory.items()}
-        self._feed(DevicesRead(self._clock.monotonic(), readings, used))
+        self._feed(DevicesRead(self._clock.monotonic(), self.newest, used))
 
     def load(self, model: Model, effect: Load, learn: Learn) -> None:
         hosted = Hosted(model, effect.spec, effect.epoch, self._clock.monotonic())
@@ -173,7 +184,7 @@ class Hosting:
         hosted.receipt = receipt("load", name, "request", before, used_bytes(readings), memory, hosted.load_s)
         self._learned(hosted, memory, learn)
         held, used = corrected(hosted.spec.footprint, memory), in_use(memory)
-        self._feed(DevicesRead(now, readings))
+        self._feed(DevicesRead(now, self.newest))
         self._tell("model.loaded", hosted, hosted.receipt)
         self._feed(Loaded(now, name, hosted.epoch, worker.slots, held, used, hosted.load_s))
         worker.exited.add_done_callback(partial(self._worker_exited, hosted, worker))
@@ -211,7 +222,7 @@ class Hosting:
             "unload", hosted.spec.name, hosted.leaving_because, before, after, memory, now - began_at, leaked
         )
         self._end(hosted, done)
-        self._feed(DevicesRead(now, readings))
+        self._feed(DevicesRead(now, self.newest))
         self._tell("model.unloaded", hosted, done)
         self._feed(Unloaded(now, hosted.spec.name, hosted.epoch, leaked))
 
@@ -252,11 +263,10 @@ class Hosting:
             if not hosted.end.done():
                 hosted.end.set_result(None)
 
-    def _measure_all(
-        self, up: dict[str, tuple[int, RunningWorker]]
-    ) -> tuple[Readings, dict[str, tuple[int, ProcessMemory]]]:
+    def _measure_all(self, up: dict[str, tuple[int, RunningWorker]]) -> dict[str, tuple[int, ProcessMemory]]:
         memory = {name: (epoch, measure(worker.memory)) for name, (epoch, worker) in up.items()}
-        return self.read_devices(), memory
+        self.read_devices()
+        return memory
 
     def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
         fields: dict[str, object] = {

@@ -13,7 +13,7 @@ the model's account and nobody's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -27,7 +27,6 @@ from modelyard.types.memory import DeviceReading, Holder
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
 
-from .messages import DevicesRead, Event
 from .neighbours import Neighbour, SharedNodeStarter
 from .ports import NodeResident, RunningWorker
 
@@ -46,7 +45,9 @@ class LedgerOwner(Protocol):
         """Whether anything is in memory or waits for it."""
         ...
 
-    def feed(self, event: Event) -> None: ...
+    async def look(self) -> tuple[DeviceReading, ...]:
+        """Read the devices, tell what they say, and answer it."""
+        ...
 
     def loads(self) -> Mapping[str, tuple[int, Residency]]:
         """Model -> the epoch and state of its load."""
@@ -68,14 +69,13 @@ class NeighbourWatch:
         self,
         starter: SharedNodeStarter,
         owner: LedgerOwner,
-        read: Callable[[], tuple[DeviceReading, ...]],
         events: EventBus,
         clock: Clock,
         *,
         every_s: float = 2.0,
         idle_every_s: float = 15.0,
     ) -> None:
-        self._starter, self._owner, self._read, self._events, self._clock = starter, owner, read, events, clock
+        self._starter, self._owner, self._events, self._clock = starter, owner, events, clock
         self._every_s, self._idle_every_s = every_s, idle_every_s
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
@@ -103,10 +103,8 @@ class NeighbourWatch:
             neighbours = [*self._starter.neighbours.values()]
             asked = [(one, one.acts) for one in neighbours]
             answers = await asyncio.gather(*(self._ask(one) for one in neighbours))
-            readings = await asyncio.to_thread(self._devices)
+            readings = await self._owner.look()
             self._looked_at = began_at
-            if readings:
-                self._owner.feed(DevicesRead(self._clock.monotonic(), readings))
             counted = {reading.device: reading.used_bytes for reading in readings}
             for (one, since), residents in zip(asked, answers, strict=True):
                 if residents is not None:
@@ -150,14 +148,6 @@ class NeighbourWatch:
     def _tell(self, name: str, one: Neighbour, **fields: object) -> None:
         _log.warning(name, node=one.name, **fields)
         self._events.publish(name, self._clock.wall(), node=one.name, **fields)
-
-    def _devices(self) -> tuple[DeviceReading, ...]:
-        """A look that fails must not end the node: then nothing has changed."""
-        try:
-            return self._read()
-        except Exception:
-            _log.exception("residency.devices_not_read")
-            return ()
 
 
 class NeighbourHolders:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from modelyard.errors import LoadFailed, YardError
@@ -124,6 +124,12 @@ class MemoryBooks:
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
 
+    def claim(self, held: Mapping[str, int]) -> None:
+        """What was foreign until now has an account of its own: it must not stay in both while a load hides it."""
+        for device, count in held.items():
+            if (ledger := self.ledgers.get(device)) is not None:
+                self.ledgers[device] = replace(ledger, foreign_bytes=max(0, ledger.foreign_bytes - count))
+
     def update(self, records: Iterable[Record]) -> None:
         """Work out foreign use anew: after a reading, and whenever a worker came, went or changed."""
         known: dict[str, int] = {}
@@ -196,6 +202,11 @@ class Failures:
         cause = copy.copy(cause)
         cause.retry_after_s = failure.retry_at - now
         return cause
+
+    def delay_s(self, model: str) -> float:
+        """How long the last wait was; 0 once a load went well."""
+        failure = self._of.get(model)
+        return failure.delay_s if failure is not None else 0.0
 
     def reasons(self) -> dict[str, str]:
         """Per model why it failed last, if nothing went well since."""
