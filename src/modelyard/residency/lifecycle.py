@@ -76,7 +76,6 @@ class Lifecycle(Settling):
         record.load_s = spec.load_s_expected
         self.records[spec.name] = record
         record.measure(held)
-        self.books.claim(held)
         self._are_books_stale = self._is_room_stale = True
         self._effects.append(Adopt(spec.name, record.epoch, spec))
         self._tell("model.adopted", record, held_bytes=held)

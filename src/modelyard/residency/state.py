@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from modelyard.errors import LoadFailed, YardError
@@ -123,12 +123,6 @@ class MemoryBooks:
         self.headroom_by_device = dict(headroom_by_device or {})
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
-
-    def claim(self, held: Mapping[str, int]) -> None:
-        """What was foreign until now has an account of its own: it must not stay in both while a load hides it."""
-        for device, count in held.items():
-            if (ledger := self.ledgers.get(device)) is not None:
-                self.ledgers[device] = replace(ledger, foreign_bytes=max(0, ledger.foreign_bytes - count))
 
     def update(self, records: Iterable[Record]) -> None:
         """Work out foreign use anew: after a reading, and whenever a worker came, went or changed."""
