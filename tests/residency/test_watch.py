@@ -202,3 +202,22 @@ async def test_figures_are_fresh_for_who_asks_though_nothing_is_in_memory() -> N
         await yard.manager.refresh()
 
         assert (yard.device.foreign_bytes, yard.device.holders[0].name) == (2000 * MIB, "game")
+
+
+async def test_a_stop_that_came_to_nothing_is_known_too() -> None:
+    async with running() as yard:
+        await yard.use("a")
+        worker = yard.starter.workers[0]
+        end = worker.stop
+
+        async def in_vain() -> None:
+            pass
+
+        worker.stop = in_vain  # type: ignore[method-assign]
+        receipt = await yard.manager.unload("a")
+        await yard.manager.refresh()
+
+        assert receipt is not None
+        assert receipt.leaked_bytes == 3000 * MIB
+        assert yard.holders.asked[-1][0] == {1: "a"}
+        await end()

@@ -231,6 +231,8 @@ class Hosting:
         try:
             async with asyncio.timeout(self._stop_s):
                 await worker.stop()
+            if worker.pid and not worker.exited.done():  # not even KILL ended it
+                self.left_behind[worker.pid] = hosted.spec.name
         except TimeoutError:
             self.left_behind[worker.pid] = hosted.spec.name
             _log.error("residency.worker_will_not_end", model=hosted.spec.name, pid=worker.pid)
