@@ -15,7 +15,7 @@ from modelyard.memory.devices import FakeDevices
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import Holder
-from modelyard.types.status import DeviceStatus, Residency
+from modelyard.types.status import DeviceStatus, Residency, WaitStatus
 from tests.residency.fakes import MIB, FakeStarter, model, until
 
 CLOCK = SystemClock()
@@ -145,6 +145,17 @@ async def test_a_refusal_because_of_others_names_them() -> None:
         assert refused.value.fields["holders"] == ["game", "browser"]
         assert refused.value.suggestions[1] == "The largest of them is game, with 900.0 MiB."
         assert yard.device.holders[0].name == "game"
+
+
+async def test_who_waits_because_of_others_is_told_the_largest() -> None:
+    async with running() as yard:
+        yard.foreign(5000, "game", "browser")
+        await yard.manager.refresh()
+        watch = yard.manager._watch
+
+        assert watch.named(WaitStatus("a", 1, "foreign", 1.0, detail="gpu0")).detail == "gpu0: game 900.0 MiB"
+        for other in (WaitStatus("a", 1, "busy", 1.0, detail="b"), WaitStatus("a", 1, "foreign", 1.0, detail="ram")):
+            assert watch.named(other) == other
 
 
 async def test_many_refusals_cause_one_look_at_the_processes() -> None:

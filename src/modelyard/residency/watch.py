@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -18,6 +19,7 @@ from modelyard.events import EventBus
 from modelyard.memory.holders import HOLDERS_MAX, HolderReader
 from modelyard.memory.planner import Ledger
 from modelyard.types.memory import Holder
+from modelyard.types.status import WaitStatus
 from modelyard.units import MIB, format_bytes
 
 from .hosting import Hosting
@@ -81,6 +83,14 @@ class DeviceWatch:
         """Who holds memory of a device, as last found; the largest first."""
         there = [holder for holder in self._holders if holder.bytes.get(device)]
         return tuple(sorted(there, key=lambda one: (-one.bytes[device], one.pid)))[:HOLDERS_MAX]
+
+    def named(self, wait: WaitStatus) -> WaitStatus:
+        """How it stands with who waits; if others are in the way, with the largest of them: `gpu0: game 3.0 GiB`."""
+        holders = self.holders_on(wait.detail) if wait.reason == "foreign" else ()
+        if not holders:
+            return wait
+        held = format_bytes(holders[0].bytes[wait.detail])
+        return replace(wait, detail=f"{wait.detail}: {holders[0].name} {held}")
 
     async def result(self, asked: Asked) -> Hosted:
         """A ticket's answer; a refusal because of others says who they are."""
