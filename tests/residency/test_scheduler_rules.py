@@ -316,3 +316,38 @@ def test_requests_in_turn_do_not_mean_swaps_in_turn() -> None:
             loads += 1
 
     assert loads <= 4
+
+
+# What went wrong once.
+
+
+def test_a_model_loaded_for_an_urgent_request_serves_it() -> None:
+    stage = Stage(total=6, drain_after_s=10).ask(0, A).loaded("a").ask(1, B)
+    stage.now = 5.0
+    stage.ask(2, replace(C, footprint=A.footprint, priority=5))
+    stage.release(0)
+    assert stage.unloaded("a").loads == ["c"]
+
+    stage.now = 20.0
+    assert stage.loaded("c").granted == [2]
+    assert stage.release(2).sent_away == ["c"]
+    assert stage.unloaded("c").loads == ["b"]
+
+
+def test_under_exclusive_a_third_line_does_not_take_another_kinds_turn() -> None:
+    stage = Stage(total=100, policy="exclusive", drain_after_s=1).ask(0, of_kind("local", "l0")).loaded("l0")
+    stage.ask(1, of_kind("ollama", "o")).at(2).ask(2, of_kind("local", "l1")).ask(3, of_kind("local", "l2"))
+
+    stage.at(9).release(0)
+    assert stage.sent_away == ["l0"]
+    assert stage.unloaded("l0").loads == ["o"]
+
+
+def test_new_launch_options_stay_when_whoever_brought_them_leaves() -> None:
+    old, new = A, replace(A, identity="a2")
+    stage = Stage().ask(1, B).loaded("b").ask(2, old).ask(3, new).cancel(3)
+
+    stage.release(1)
+    stage.unloaded("b")
+
+    assert stage.scheduler.records["a"].spec.identity == "a2"

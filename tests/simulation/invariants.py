@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from modelyard.residency import messages as say
+from modelyard.types.status import Residency
 
 from .world import World
 
@@ -34,16 +35,23 @@ class Watcher:
     seen: Counter[str] = field(default_factory=Counter)  # rare branches, so that a weak generator shows
     ended: set[int] = field(default_factory=set)  # epochs told to end
     refused: set[int] = field(default_factory=set)  # tickets refused in this step
+    cooldowns: dict[str, tuple[float, float]] = field(default_factory=dict)  # model -> until when, the last wait
+    broke: Counter[tuple[str, str]] = field(default_factory=Counter)  # (model, way) -> loads broken for memory in a row
+    broke_at: dict[str, float] = field(default_factory=dict)
+    states: set[int] = field(default_factory=set)  # shapes the scheduler was seen in: a weak generator shows few
 
     def __call__(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
         self.seen[type(event).__name__] += 1
         self.refused = {one.ticket for one in effects if isinstance(one, say.Refuse)}
         self._old_epochs(world, event, effects)
         reserved = {one.epoch: one.reserved for one in world.workers.values()}
+        if isinstance(event, say.LoadBroke | say.Loaded) and event is not world.stale_event:
+            self._cool_down(world, event)
         for effect in effects:
             self.seen[type(effect).__name__] += 1
             match effect:
                 case say.Load():
+                    self._not_too_soon(world, effect)
                     need(effect.model not in world.workers, "I3", effect.model)
                     reserved[effect.epoch] = world.scheduler.records[effect.model].held
                     self._budget(world, reserved, effect)
@@ -68,6 +76,30 @@ class Watcher:
     def _old_epochs(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
         if event is world.stale_event:
             need(not effects, "I8", event)
+
+    def _cool_down(self, world: World, event: say.LoadBroke | say.Loaded) -> None:
+        """After a failure nobody goes on from, requests start no load for a while; twice as long each time."""
+        name, is_waited_for = event.model, event.model in world.scheduler.queue.lines
+        if isinstance(event, say.Loaded) or not is_waited_for:
+            self.broke = Counter({one: count for one, count in self.broke.items() if one[0] != name})
+        else:
+            self.broke[name, world.ways.get((name, event.epoch), "")] += 1
+            self.broke_at[name] = world.now
+        if isinstance(event, say.Loaded):
+            self.cooldowns.pop(event.model, None)
+        elif event.model not in world.scheduler.queue.lines:
+            limits = world.limits
+            until, last_s = self.cooldowns.get(event.model, (0.0, 0.0))
+            wait_s = min(max(limits.backoff_s, last_s * 2), limits.backoff_s_max)
+            self.cooldowns[event.model] = max(until, event.now + wait_s), wait_s
+
+    def _not_too_soon(self, world: World, load: say.Load) -> None:
+        until, _wait_s = self.cooldowns.get(load.model, (0.0, 0.0))
+        is_operators = any(not one.takes_slot and one.model == load.model for one in world.clients.values())
+        tries = self.broke[load.model, load.spec.identity]
+        is_fresh = world.now > self.broke_at.get(load.model, 0.0) + world.limits.backoff_s  # whoever wanted it had left
+        need(tries <= 1 or is_fresh, "the same way tried again and again", f"{load.model} {tries}")
+        need(world.now >= until - 3.0 or is_operators, "a load in its cooldown", f"{load.model} until {until}")
 
     def _budget(self, world: World, reserved: dict[int, dict[str, int]], load: say.Load) -> None:
         for device in load.spec.footprint.bytes:
@@ -171,6 +203,7 @@ class Watcher:
 
     def _scheduler_state(self, world: World) -> None:
         scheduler = world.scheduler
+        self.states.add(hash(_shape(world)))
         leases = Counter(id(record) for record in scheduler.leases.values())
         for name, record in scheduler.records.items():
             need(record.leases == leases[id(record)], "I14 count", name)
@@ -202,9 +235,32 @@ class Watcher:
 
 def run(seed: int, watcher: Watcher, **more: object) -> World:
     """One schedule under full watch."""
-    watcher.ended.clear()
     world = World(seed, watcher, **more)  # type: ignore[arg-type]
+    return finish(world, watcher)
+
+
+def finish(world: World, watcher: Watcher) -> World:
+    """Run a world to its end, and look at what is left."""
+    watcher.ended.clear()
+    watcher.cooldowns.clear()
+    watcher.broke.clear()
+    watcher.broke_at.clear()
     world.run()
     watcher.settled(world)
     watcher.at_rest(world)
     return world
+
+
+def _shape(world: World) -> tuple[object, ...]:
+    """What distinguishes one situation from another, sizes and times apart. Numbers only: their hash is the same in
+    every process.
+    """
+    scheduler = world.scheduler
+    records = sorted(
+        (list(Residency).index(one.state), min(one.leases, 3), one.closed_from is not None, bool(one.leave_reason))
+        for one in scheduler.records.values()
+    )
+    lines = sorted(
+        (min(len(one.tickets()), 3), one.needs_memory, one.is_mixed) for one in scheduler.queue.lines.values()
+    )
+    return tuple(records), tuple(lines), scheduler.limits.policy == "fit", len(scheduler.promised)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 from modelyard.errors import YardError
 from modelyard.residency import messages as say
+from modelyard.residency import room
 from modelyard.residency.queue import Ticket
 from modelyard.residency.scheduler import Scheduler
 from modelyard.residency.state import Failures, MemoryBooks, Record, ResidencyLimits
@@ -78,20 +83,52 @@ class StickyFailure(Scheduler):
         assert failures is not self.failures
 
 
+class OneWayEjection(Scheduler):
+    """Whoever crashed once is never tried again."""
+
+    def __init__(self, limits: ResidencyLimits) -> None:
+        super().__init__(limits)
+
+        class Ejecting(Failures):
+            def died(self, model: str, now: float, error: YardError) -> None:
+                super().died(model, now, error)
+                self.load_broke(model, now + 1e9, error)
+
+        self.failures = Ejecting(limits)
+
+
+class ShortenedCooldown(Scheduler):
+    """A second failure makes the wait shorter instead of longer."""
+
+    def __init__(self, limits: ResidencyLimits) -> None:
+        super().__init__(limits)
+
+        class Shortening(Failures):
+            def refusal(self, model: str, now: float) -> YardError | None:
+                is_first = self.delay_s(model) <= limits.backoff_s
+                return super().refusal(model, now) if is_first else None
+
+        self.failures = Shortening(limits)
+
+
+class LockHeldOnException(Scheduler):
+    """A load that fails leaves the door to memory closed."""
+
+    is_locked = False
+
+    def _worker_changed(self, event: say.Loaded | say.LoadBroke | say.WorkerDied | say.Unloaded) -> bool:
+        self.is_locked = self.is_locked or isinstance(event, say.LoadBroke)
+        return super()._worker_changed(event)
+
+    def _propose(self) -> list[float]:
+        return [] if self.is_locked else super()._propose()
+
+
 class UnboundedBypass(Scheduler):
     """Residents overtake for ever."""
 
     def __init__(self, limits: ResidencyLimits) -> None:
-        super().__init__(
-            ResidencyLimits(
-                headroom_bytes=limits.headroom_bytes,
-                idle_ttl_s=limits.idle_ttl_s,
-                queue_max=limits.queue_max,
-                bypass_count_max=10**9,
-                drain_after_s=1e9,
-                memory_wait_s=limits.memory_wait_s,
-            )
-        )
+        super().__init__(replace(limits, bypass_count_max=10**9, drain_after_s=1e9))
 
 
 class ExpiryUnderUse(Scheduler):
@@ -170,8 +207,42 @@ class PinsForgotten(Scheduler):
         return False
 
 
-MUTANTS = (
-    LostDecrementOnCancel, ReleaseBeforeExit, FailedLoadKeepsReservation, DoubleUnload, EarlyEndOfSharedLoad,
-    StickyFailure, UnboundedBypass, ExpiryUnderUse, ReloadForNothing, ResurrectedVictim, BlindToOthers, LateGrant,
-    SecondLoad, PinsForgotten,
+class KindsTogether(Scheduler):
+    """The other kind is asked to leave, and not seen gone, before the load."""
+
+    def __init__(self, limits: ResidencyLimits) -> None:
+        super().__init__(replace(limits, policy="fit") if limits.policy == "exclusive" else limits)
+
+
+class LadderSkipped(Scheduler):
+    """A load that broke for memory is tried again in the same way, for ever."""
+
+    def _goes_on(self, record: Record) -> bool:
+        return record.spec.name in self.queue.lines
+
+
+class UrgentClosedOut(Scheduler):
+    """A model loaded for an urgent request is closed to that request by an older one."""
+
+    def _propose(self) -> list[float]:
+        with _patched("_is_ahead", lambda *_: False):
+            return super()._propose()
+
+
+@contextmanager
+def _patched(name: str, instead: Callable[..., bool]) -> Iterator[None]:
+    had = getattr(room.Round, name)
+    setattr(room.Round, name, instead)
+    try:
+        yield
+    finally:
+        setattr(room.Round, name, had)
+
+
+HISTORICAL = (
+    ResurrectedVictim, LockHeldOnException, LostDecrementOnCancel, ExpiryUnderUse, DoubleUnload, ReleaseBeforeExit,
+    FailedLoadKeepsReservation, SecondLoad, EarlyEndOfSharedLoad, StickyFailure, OneWayEjection, ShortenedCooldown,
+    ReloadForNothing, UnboundedBypass,
 )  # fmt: skip
+FURTHER = (BlindToOthers, LateGrant, PinsForgotten, KindsTogether, LadderSkipped, UrgentClosedOut)
+MUTANTS = (*HISTORICAL, *FURTHER)

@@ -79,6 +79,8 @@ class World:
     seed: int
     watch: Callable[[World, say.Event, list[say.Effect]], None]
     make: Callable[[ResidencyLimits], Scheduler] = Scheduler
+    skip: frozenset[int] = frozenset()  # planned acts that are left out
+    planned: int = 0
     now: float = 0.0
     trace: int = 0
     steps: int = 0
@@ -89,6 +91,7 @@ class World:
     foreign_read: dict[str, int] = field(default_factory=dict)  # as it was at the last reading
     pinned: set[str] = field(default_factory=set)
     forced: set[str] = field(default_factory=set)  # models with a forced unload asked
+    ways: dict[tuple[str, int], str] = field(default_factory=dict)  # how each load was made
     wishes: dict[tuple[str, int], ModelSpec] = field(default_factory=dict)  # by identity and context
     stale_event: say.Event | None = None  # the last one said again
     past: list[say.Event] = field(default_factory=list)  # messages of old epochs, to be said again
@@ -134,20 +137,26 @@ class World:
             at += self.random.expovariate(60 / end)
             burst = self.random.randint(2, 15) if self.has("bursts") and self.random.random() < 0.1 else 1
             for _ in range(burst):
-                self.later(at, self._arrive)
+                self._plan(at, self._arrive)
         for feature, fault in (
             ("foreign_use", self._foreign), ("crashes", self._crash), ("operators", self._operate), ("pins", self._pin),
             ("stale_messages", self._stale), ("growth", self._grow), ("other_nodes", self._appear),
             ("other_nodes", self._vanish), ("recycling", self._recycle),
         ):  # fmt: skip
             for _ in range(self.random.randint(1, 6) if self.has(feature) else 0):
-                self.later(self.random.uniform(0, end), fault)
+                self._plan(self.random.uniform(0, end), fault)
         self.later(end + 20.0, self._heal)
         while self._heap:
             at, _number, act = heapq.heappop(self._heap)
             self.now = max(self.now, at)
             act()
         return self
+
+    def _plan(self, at: float, act: Callable[[], None]) -> None:
+        """One thing that happens by itself, and may be left out to make a failing schedule shorter."""
+        self.planned += 1
+        if self.planned not in self.skip:
+            self.later(at, act)
 
     def later(self, at: float, act: Callable[[], None]) -> None:
         self._count += 1
@@ -195,6 +204,7 @@ class World:
 
     def _load(self, effect: say.Load) -> None:
         wrong = self.random.uniform(0.7, 1.3) if self.has("wrong_sizes") else 1.0
+        self.ways[effect.model, effect.epoch] = effect.spec.identity
         spec, reserved = effect.spec, dict(self.scheduler.records[effect.model].held)
         known = spec.footprint.bytes if spec.footprint.is_known else dict.fromkeys(spec.footprint.bytes, 20)
         size = {device: int(count * wrong) for device, count in known.items()}

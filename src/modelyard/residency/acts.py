@@ -10,7 +10,7 @@ from modelyard.types.status import Residency
 from .messages import Effect, Grant, Load, Refuse, Tell, Unload, WakeAt
 from .queue import Ticket, WaitingQueue
 from .refusals import QUEUE_RETRY_S_MAX
-from .state import Failures, MemoryBooks, Record, ResidencyLimits
+from .state import Failures, MemoryBooks, Record, ResidencyLimits, Setback
 
 _PACE_WEIGHT = 0.1  # of the newest gap between two grants in the running average
 
@@ -25,6 +25,7 @@ class Acts:
         self.leases: dict[int, Record] = {}  # ticket -> the load it uses; forgotten when that load is gone
         self.books = MemoryBooks(limits.headroom_bytes, limits.headroom_by_device)
         self.failures = Failures(limits)
+        self.setbacks: dict[str, Setback] = {}
         self.promised: dict[str, dict[str, int]] = {}  # of the last proposal
         self.roles: dict[str, set[str]] = {}  # model -> the roles it was asked for by, while it is in memory
         self.is_shutting_down = False

@@ -7,7 +7,7 @@ from modelyard.types.status import Residency
 
 from .messages import Adopt, Adopted, Left, LoadBroke, Loaded, RecycleAsked, Unloaded, WorkerDied
 from .settling import Settling
-from .state import Record
+from .state import Record, Setback
 
 
 class Lifecycle(Settling):
@@ -52,15 +52,22 @@ class Lifecycle(Settling):
             one for one in self.records.values()
             if one.is_open and not one.leases and not self.is_pinned(one.spec) and devices & one.held.keys()
         ]  # fmt: skip
-        if idle and not line.is_alone:  # (1)
-            line.is_alone = True
+        setback = self.setbacks.get(record.spec.name)
+        if setback is None or setback.identity != line.spec.identity:
+            setback = self.setbacks[record.spec.name] = Setback(line.spec.identity, self._now)
+        setback.at = self._now
+        if idle and not setback.is_alone:  # (1)
+            setback.is_alone = True
             return True
         ways = line.spec.ways
         broken = next((n for n, way in enumerate(ways) if way == record.spec), 0)
-        line.ways_broken = max(line.ways_broken, broken + 1)  # (2)
-        while line.ways_broken < len(ways) and not _is_smaller(ways[line.ways_broken], record.spec):
-            line.ways_broken += 1
-        return line.ways_broken < len(ways)
+        setback.ways_broken = max(setback.ways_broken, broken + 1)  # (2)
+        while setback.ways_broken < len(ways) and not _is_smaller(ways[setback.ways_broken], record.spec):
+            setback.ways_broken += 1
+        if setback.ways_broken < len(ways):
+            return True
+        del self.setbacks[record.spec.name]  # after the cooldown it begins anew
+        return False
 
     def _adopted(self, event: Adopted) -> bool:
         """Another node brought it in: resident from the start. Its expiry is that node's business."""
@@ -104,9 +111,7 @@ class Lifecycle(Settling):
         record.base = dict(event.held)
         record.loaded_at = record.idle_since = self._now
         record.load_s = event.load_s
-        line = self.queue.lines.get(event.model)
-        if line is not None:
-            line.ways_broken, line.is_alone = 0, False
+        self.setbacks.pop(event.model, None)
         own_ttl_s = record.spec.idle_ttl_s
         record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
         record.measure(event.in_use)

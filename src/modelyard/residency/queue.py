@@ -40,8 +40,6 @@ class Line:
     is_ranked: bool = False  # some have a priority of their own
     is_mixed: bool = False  # they want different contexts or launch options
     skips: dict[str, int] = field(default_factory=dict)  # caller -> how often a higher priority went first
-    ways_broken: int = 0  # loads that broke because memory did not suffice: the next way is tried
-    is_alone: bool = False  # one broke though it should have fitted: idle others leave before the next try
     head: Ticket = field(init=False)  # the oldest
 
     @property

@@ -15,7 +15,7 @@ from modelyard.types.status import Residency
 
 from .queue import Line
 from .rules import Bytes, Proposal, Rules
-from .state import Record, ResidencyLimits
+from .state import Record, ResidencyLimits, Setback
 
 
 def propose(
@@ -25,12 +25,13 @@ def propose(
     ledgers: Mapping[str, Ledger],
     limits: ResidencyLimits,
     pinned: frozenset[str],
+    setbacks: Mapping[str, Setback],
 ) -> Proposal:
     """Go through the models waited for, the oldest first."""
-    return _Round(now, dict(lines), records, ledgers, limits, pinned).run()
+    return Round(now, dict(lines), records, ledgers, limits, pinned, setbacks).run()
 
 
-class _Round(Rules):
+class Round(Rules):
     """One proposal in the making."""
 
     def run(self) -> Proposal:
@@ -74,7 +75,11 @@ class _Round(Rules):
         A way that only has to wait for busy models is waited for; the next is tried where waiting does not help.
         """
         answers: list[tuple[ModelSpec, NoFit]] = []
-        for way in line.spec.ways[line.ways_broken :]:
+        setback = self.setbacks.get(model)
+        ways = line.spec.ways
+        if setback is not None and setback.identity == line.spec.identity:
+            ways = ways[min(setback.ways_broken, len(ways) - 1) :]
+        for way in ways:
             answer = self._try(model, line, way)
             if answer is None:
                 return
@@ -92,7 +97,7 @@ class _Round(Rules):
         once idle ones have: send those away; the memory is promised. (4) Only busy ones are in the way: when it has
         been overtaken or has waited long enough, they drain. (5) Not even that helps: pins and others hold the memory.
         """
-        must = self._in_the_way(model, line, way) if self._has_rules(line, way) else ()
+        must = self._in_the_way(model, way) if self._has_rules(model, way) else ()
         need = way.footprint.reserved_bytes if way.footprint.is_known else self._everything(way)
         hopeless = never_fits(need, self.ledgers) or self._nothing_left(way, need)
         if hopeless is not None:  # (1)
@@ -129,7 +134,10 @@ class _Round(Rules):
         return other is not None and other.priority > line.priority and not is_overtaken
 
     def _is_free(self, need: Bytes) -> bool:
-        """Whether the memory is there now, and nobody before this line in the round counts on it."""
+        """Whether the memory is there now, and nobody before this line in the round counts on it.
+
+        Else a line could take, again and again, what an older one waits for together with something more.
+        """
         if shortage(need, self.held_now, self.ledgers):
             return False
         return not self._overbooked or not shortage(need, add(self.held_later, self._overbooked), self.ledgers)

@@ -14,7 +14,7 @@ from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
 from .queue import Line
-from .state import Record, ResidencyLimits
+from .state import Record, ResidencyLimits, Setback
 
 Bytes = dict[str, int]
 
@@ -44,6 +44,7 @@ class Rules:
         ledgers: Mapping[str, Ledger],
         limits: ResidencyLimits,
         pinned: frozenset[str],
+        setbacks: Mapping[str, Setback],
     ) -> None:
         self.now, self.lines, self.records, self.ledgers, self.limits = now, lines, records, ledgers, limits
         self.proposal = Proposal()
@@ -67,6 +68,7 @@ class Rules:
         self._overbooked: Bytes = {}  # what was promised, and promised once more for the time after that
         self._kinds: set[str] = set()  # of every load and promise of this round
         self.pinned = pinned
+        self.setbacks = setbacks
 
     def _candidate(self, name: str) -> Candidate:
         record = self.records[name]
@@ -92,10 +94,10 @@ class Rules:
         line = self.lines.get(name)
         return line is None or (before is not None and line.head.order > before)
 
-    def _has_rules(self, line: Line, way: ModelSpec) -> bool:
-        return self.limits.has_rules or line.is_alone or not way.footprint.is_known
+    def _has_rules(self, model: str, way: ModelSpec) -> bool:
+        return self.limits.has_rules or model in self.setbacks or not way.footprint.is_known
 
-    def _in_the_way(self, model: str, line: Line, way: ModelSpec) -> tuple[str, ...]:
+    def _in_the_way(self, model: str, way: ModelSpec) -> tuple[str, ...]:
         """Who must leave whatever the bytes: other kinds, those over the group's number, and who shares its devices
         with a model of unknown size, or with one whose load broke for memory. Pinned ones are never in the way.
         """
@@ -106,7 +108,7 @@ class Rules:
             names |= {name for name, spec in others.items() if spec.kind != way.kind and name not in self.pinned}
         if not way.footprint.is_known:
             names |= {name for name, spec in others.items() if _share_device(spec, way)}
-        if line.is_alone:
+        if model in self.setbacks and self.setbacks[model].is_alone:
             names |= {
                 name for name, one in self.movable.items() if self._is_idle(name) and _share_device(one.spec, way)
             }
@@ -137,10 +139,9 @@ class Rules:
             return True
         there = [one.spec for one in self.records.values()] + [spec for spec, _need in self.proposal.load]
         others = [spec for spec in there if spec.name not in self.pinned]
-        if self.limits.policy == "exclusive" and (
-            self._kinds - {way.kind} or any(spec.kind != way.kind for spec in others)
-        ):
-            return False
+        is_mixed = any(spec.kind != way.kind for spec in others)
+        if self.limits.policy == "exclusive" and (is_mixed or self._kinds - {way.kind}):
+            return False  # also while an earlier line waits for another kind's turn
         if not way.footprint.is_known and any(_share_device(spec, way) for spec in others):
             return False
         allowed = self.limits.groups.get(way.group) if way.group else None

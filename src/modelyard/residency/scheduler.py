@@ -137,6 +137,10 @@ class Scheduler(Lifecycle):
                 return self._refuse(ticket.number, full)
             self.queue.remove(displaced.number)
             self._refuse(displaced.number, full)
+        setback = self.setbacks.get(ticket.spec.name)
+        is_old = setback is not None and self._now > setback.at + self.limits.backoff_s
+        if is_old and ticket.spec.name not in self.records:
+            del self.setbacks[ticket.spec.name]  # long ago: memory may suffice again
         self._has_pins = self._has_pins or ticket.spec.pinned
         self.queue.push(ticket)  # (7)
         return False

@@ -89,7 +89,7 @@ class Settling(Acts):
         if self._has_pins:
             specs = [*(record.spec for record in self.records.values()), *(line.spec for _name, line in lines)]
             pinned = frozenset(spec.name for spec in specs if self.is_pinned(spec))
-        proposal = propose(self._now, lines, self.records, self.books.ledgers, self.limits, pinned)
+        proposal = propose(self._now, lines, self.records, self.books.ledgers, self.limits, pinned, self.setbacks)
         for name, wanted_by in proposal.evict:
             self._tell("model.evicted", self.records[name], wanted_by=wanted_by)
             self._send_away(self.records[name], "eviction")

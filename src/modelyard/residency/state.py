@@ -115,6 +115,16 @@ class Record:
         self.in_use = None
 
 
+@dataclass(slots=True)
+class Setback:
+    """How far a model's loads got that broke because memory did not suffice. Forgotten when one goes well."""
+
+    identity: str  # of what was wanted: other launch options begin anew
+    at: float
+    is_alone: bool = False  # idle others leave before the next try
+    ways_broken: int = 0  # this many ways to start it are not tried again
+
+
 class MemoryBooks:
     """What the devices said last, and how much of it is foreign."""
 
