@@ -130,7 +130,6 @@ async def running_node(
         try:
             yield Node(app, operations, inference, manager, catalog, run)
         finally:
-            there.is_closing = True
             await manager.close()
             for task in background:
                 task.cancel()

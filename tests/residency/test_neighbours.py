@@ -104,7 +104,6 @@ async def yard(*, unload_s: float = 2.0, **limits: object) -> AsyncIterator[Yard
             yield Yard(manager, watch, starter, server, devices, local, events)
         finally:
             tasks[1].cancel()
-            starter.is_closing = True
             await manager.close()
             await tasks[0]
 

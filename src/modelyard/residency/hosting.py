@@ -107,6 +107,10 @@ class Hosting:
     def unload(self, effect: Unload) -> None:
         hosted = self.by_epoch[effect.epoch]
         hosted.leaving_because = effect.reason
+        if hosted.is_guest and effect.reason == "shutdown":  # only we end; it is there for others
+            self._end(hosted, None)
+            self._feed(Unloaded(self._clock.monotonic(), effect.model, effect.epoch))
+            return
         if hosted.worker is not None:
             self._do(self._guarded(hosted, self._unload(hosted, hosted.worker)))
             return
@@ -118,6 +122,7 @@ class Hosting:
         """Another node brought it in; there is nothing to start."""
         hosted = Hosted(model, effect.spec, effect.epoch, self._clock.monotonic())
         hosted.worker, hosted.ready_at, hosted.loaded_at = worker, hosted.began_at, self._clock.wall()
+        hosted.is_guest = True
         self.by_epoch[effect.epoch] = hosted
 
     def forget(self, epoch: int) -> None:

@@ -24,6 +24,7 @@ class Hosted:
         self.worker: RunningWorker | None = None
         self.starting: asyncio.Task[RunningWorker] | None = None
         self.is_given_up = False  # while it loads: end it instead
+        self.is_guest = False  # another node brought it in by itself
         self.leaving_because = ""
         self.began_at = now
         self.ready_at = 0.0

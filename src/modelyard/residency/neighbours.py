@@ -107,16 +107,15 @@ class NodeWorker:
     socket = Path()
     context_length: int | None = None
 
-    def __init__(self, starter: SharedNodeStarter, at: Neighbour, model: Model, *, is_ours: bool) -> None:
+    def __init__(self, starter: SharedNodeStarter, at: Neighbour, model: Model) -> None:
         self.slots = at.slots
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # a node tells nobody
-        self.is_ours = is_ours  # brought in by us; else it was there, and stays when only we end
         self._starter, self._at, self._model = starter, at, model
 
     def memory(self) -> ProcessMemory:
         """What the node said last; called from other threads too."""
         resident = self._at.held.get(self._model.name)
-        if resident is None or self._is_left_alone:
+        if resident is None:
             return ProcessMemory()
         gpus = {device: count for device, count in resident.bytes.items() if device != RAM}
         return ProcessMemory(anonymous_bytes=resident.bytes.get(RAM, 0), gpu_bytes=gpus)
@@ -126,12 +125,7 @@ class NodeWorker:
 
     async def stop(self) -> None:
         """Have it unloaded, and see it gone. Raises what kept it."""
-        if not self._is_left_alone:
-            await self._starter.unload(self._at, self._model)
-
-    @property
-    def _is_left_alone(self) -> bool:
-        return self._starter.is_closing and not self.is_ours
+        await self._starter.unload(self._at, self._model)
 
 
 class Starters:
@@ -158,7 +152,6 @@ class SharedNodeStarter:
     ) -> None:
         """`read` looks at the devices; it may be slow."""
         self.neighbours = {one.name: one for one in neighbours}
-        self.is_closing = False  # we end: what others brought in stays
         self._read, self._clock = read, clock
         self._specs: dict[str, ModelSpec] = {}  # as measured, by model identity
 
@@ -181,11 +174,11 @@ class SharedNodeStarter:
                 await self._take_back(at, model)
                 raise
         self.learn(at, model, resident, self._clock.monotonic() - began_at)
-        return NodeWorker(self, at, model, is_ours=True)
+        return NodeWorker(self, at, model)
 
     def adopted(self, model: Model) -> NodeWorker:
         """Stands for what the node brought in by itself."""
-        return NodeWorker(self, self._of(model), model, is_ours=False)
+        return NodeWorker(self, self._of(model), model)
 
     def learn(self, at: Neighbour, model: Model, resident: NodeResident, load_s: float | None = None) -> ModelSpec:
         """The next load is planned with what this one took."""
