@@ -1,0 +1,104 @@
+"""What a failure was: two hundred messages, none misread, and what the system counted before what anybody said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from modelyard.diagnosis import CAUSES, LIKELY, OOM_MIN, POSSIBLE, SURE, Evidence, Verdict, diagnose, is_oom_error
+from modelyard.units import GIB
+
+CORPUS = Path(__file__).with_name("corpus.txt")
+
+
+def messages() -> list[tuple[str, str, str]]:
+    lines = CORPUS.read_text().splitlines()
+    split = [line.split(" ", 2) for line in lines if line and not line.startswith("#")]
+    return [(who, verdict, text) for who, verdict, text in split]
+
+
+def verdict_of(who: str, text: str) -> Verdict:
+    return diagnose(Evidence(lines=(text,), exit_code=1) if who == "own" else Evidence(text=text))
+
+
+def test_the_corpus_is_large_and_half_of_it_innocent() -> None:
+    counts = Counter(verdict for _who, verdict, _text in messages())
+
+    assert sum(counts.values()) >= 200
+    assert min(counts.values()) >= 0.45 * sum(counts.values())
+    assert len({text for _who, _verdict, text in messages()}) > 190
+
+
+@pytest.mark.parametrize(("who", "expected", "text"), messages())
+def test_no_message_is_misread(who: str, expected: str, text: str) -> None:
+    assert verdict_of(who, text).is_memory is (expected == "memory")
+
+
+def test_words_alone_make_a_guess_and_an_engines_own_line_a_finding() -> None:
+    for who, expected, text in messages():
+        if expected == "memory":
+            confidence = verdict_of(who, text).confidence
+            assert confidence == SURE if who == "own" else OOM_MIN <= confidence <= POSSIBLE
+
+
+def test_weak_words_are_kept_as_weak() -> None:
+    verdict = diagnose(Evidence(text="this may be due to resource limitations"))
+
+    assert (verdict.code, verdict.is_memory) == ("out_of_memory", False)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "code", "confidence"),
+    [
+        (Evidence(signal=9, oom_kills=1), "out_of_memory", SURE),
+        (Evidence(exit_code=137, oom_kills=1), "out_of_memory", SURE),
+        (Evidence(signal=9), "killed", POSSIBLE),
+        (Evidence(signal=9, held_bytes=GIB, free_bytes=20 * GIB), "killed", POSSIBLE),
+        (Evidence(signal=9, held_bytes=19 * GIB, free_bytes=20 * GIB), "out_of_memory", LIKELY),
+        (Evidence(signal=15), "killed", LIKELY),
+        (Evidence(signal=11), "crashed", LIKELY),
+        (Evidence(signal=6, lines=("load failed: std::bad_alloc",)), "out_of_memory", SURE),
+        (Evidence(signal=4), "processor", LIKELY),
+        (Evidence(windows_error=1455), "out_of_memory", SURE),
+        (Evidence(windows_error=5), "unknown", None),
+        (Evidence(error_class="torch.OutOfMemoryError"), "out_of_memory", SURE),
+        (Evidence(error_class="ValueError"), "unknown", None),
+        (Evidence(exit_code=1, lines=("unknown model architecture: 'x'",)), "unsupported_model", SURE),
+        (Evidence(exit_code=1, lines=("gguf_init_from_file: failed to open GGUF file",)), "missing_file", SURE),
+        (Evidence(exit_code=1, lines=("ModuleNotFoundError: No module named 'x'",)), "missing_library", SURE),
+        (Evidence(exit_code=1, lines=("CUDA error: device-side assert triggered",)), "gpu_driver", SURE),
+        (Evidence(), "unknown", None),
+    ],
+)  # fmt: skip
+def test_what_was_counted_comes_before_what_was_said(evidence: Evidence, code: str, confidence: float | None) -> None:
+    verdict = diagnose(evidence)
+
+    assert verdict.code == code
+    assert confidence is None or verdict.confidence == confidence
+
+
+def test_the_last_known_line_decides() -> None:
+    lines = ("ggml_aligned_malloc: insufficient memory (attempted to allocate 1 MB)", "FileNotFoundError: x", "bye")
+
+    assert diagnose(Evidence(lines=lines)).code == "missing_file"
+
+
+def test_a_verdict_shows_its_evidence_and_what_to_do() -> None:
+    verdict = diagnose(Evidence(lines=("CUDA error: out of memory",), exit_code=1))
+    paging = diagnose(Evidence(windows_error=1455))
+
+    assert verdict.evidence == {"line": "CUDA error: out of memory"}
+    assert any("4-bit" in hint for hint in verdict.suggestions)
+    assert any("16 GB" in hint for hint in paging.suggestions)
+
+
+def test_every_verdict_has_words() -> None:
+    assert all(diagnose(Evidence(signal=number)).cause in CAUSES.values() for number in range(1, 32))
+
+
+def test_the_boolean_question_is_the_same_verdict() -> None:
+    for who, expected, text in messages():
+        if who == "told":
+            assert is_oom_error(text) is (expected == "memory"), text
