@@ -353,6 +353,20 @@ async def test_we_end_and_take_only_what_we_brought() -> None:
     assert it.server.unloads() == ["split:8b"]
 
 
+async def test_a_load_beside_an_unload_is_no_leak() -> None:
+    async with yard() as it:
+        await it.use(SMALL)
+        it.server.faults.unload_s = 0.3
+        leaving = asyncio.create_task(it.manager.unload(SMALL.name))
+        await until(lambda: bool(it.server.unloads()))
+
+        await it.use("large")
+        receipt = await leaving
+
+    assert receipt is not None
+    assert receipt.leaked_bytes == 0
+
+
 async def test_a_load_that_fails_says_why_and_leaves_nothing() -> None:
     async with yard() as it:
         it.server.faults.load_error = "llama runner process has terminated"

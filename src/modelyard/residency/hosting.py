@@ -17,7 +17,7 @@ from modelyard.clock import Clock
 from modelyard.errors import LoadFailed, WorkerCrashed, YardError
 from modelyard.events import EventBus
 from modelyard.memory.devices import DeviceReader
-from modelyard.memory.planner import corrected, in_use
+from modelyard.memory.planner import add, corrected, in_use
 from modelyard.types.memory import Footprint, ProcessMemory, Receipt
 from modelyard.types.model import Model, ModelSpec
 
@@ -220,7 +220,9 @@ class Hosting:
         expected = (
             memory if hosted.spec.kind == "local" else replace(memory, anonymous_bytes=0)
         )  # it may be mapped files
-        readings, leaked = await memory_back(self.read_devices, counted_bytes(first), expected, self._memory_back_s)
+        readings, leaked = await memory_back(
+            self.read_devices, counted_bytes(first), expected, self._memory_back_s, partial(self._coming, began_at)
+        )
         now = self._clock.monotonic()
         after = used_bytes(readings)
         done = receipt(
@@ -245,6 +247,11 @@ class Hosting:
             _log.error("residency.worker_stays", model=hosted.spec.name, code=error.code, problem=str(error))
         except Exception:
             _log.exception("residency.stop_error", model=hosted.spec.name, pid=worker.pid)
+
+    def _coming(self, since: float) -> dict[str, int]:
+        """What loads that overlap with a time may have taken."""
+        loads = [one for one in self.by_epoch.values() if one.worker is None or one.ready_at >= since]
+        return add(*(one.spec.footprint.reserved_bytes for one in loads))
 
     # Both.
 

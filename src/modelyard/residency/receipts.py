@@ -8,7 +8,7 @@ from typing import Literal
 
 import structlog
 
-from modelyard.memory.planner import in_use
+from modelyard.memory.planner import add, in_use
 from modelyard.types.memory import DeviceReading, ProcessMemory, Receipt
 from modelyard.units import MIB
 
@@ -41,14 +41,21 @@ def measure(memory: Callable[[], ProcessMemory]) -> ProcessMemory:
 
 
 async def memory_back(
-    read: Callable[[], Readings], before: dict[str, int], worker: ProcessMemory, wait_s: float
+    read: Callable[[], Readings],
+    before: dict[str, int],
+    worker: ProcessMemory,
+    wait_s: float,
+    coming: Callable[[], dict[str, int]] = dict,
 ) -> tuple[Readings, int]:
-    """Wait until what a worker held is back, at most `wait_s`. Answers the last look and the bytes still missing."""
+    """Wait until what a worker held is back, at most `wait_s`. Answers the last look and the bytes still missing.
+
+    `coming`: what may have been taken by loads of ours since `before`.
+    """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + wait_s
     while True:
         readings = await asyncio.to_thread(read)
-        missing = _missing(before, counted_bytes(readings), worker)
+        missing = _missing(add(before, coming()), counted_bytes(readings), worker)
         if not missing or loop.time() >= give_up_at:
             return readings, missing
         await asyncio.sleep(POLL_S)
