@@ -116,9 +116,10 @@ _TOLD = re.compile(
     r"|(?:^|: )out of memory\b"
 )
 _NOT_TOLD = re.compile(
-    r"\b(?:no(?! longer)|not|never|without|avoid\w*|prevent\w*|protect\w*|if|unless|when|whether|in case of|how to|may"
-    r"|might|could|would|should|about|explain\w*|fixed|fixes|handl\w+|recover\w*|retr\w+|documentation|example|tests? for"
-    r"|instead of|called|named|titled|entitled|quot\w+|says?|word|string|phrase|tutorial|article|guide|0)\b[^.;]{0,60}$",
+    r"\b(?:no(?! longer)|not|never|without|avoid\w*|prevent\w*|protect\w*|if|unless|when|whether|in case of|how to"
+    r"|may|might|could|would|should|about|explain\w*|fixed|fixes|handl\w+|recover\w*|retr\w+|documentation|example"
+    r"|tests? for|instead of|called|named|titled|entitled|quot\w+|says?|word|string|phrase|tutorial|article|guide|0)"
+    r"\b[^.;]{0,60}$",
     re.IGNORECASE,
 )  # fmt: skip
 _RESOLVED = re.compile(

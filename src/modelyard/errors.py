@@ -22,6 +22,7 @@
     │   ├── QueueTimeout          queue_timeout
     │   ├── InsufficientMemory    insufficient_memory     `never_fits` tells the hopeless case
     │   ├── LoadFailed            model_load_failed
+    │   ├── OutOfMemory           out_of_memory
     │   ├── LoadStalled           load_stalled
     │   ├── ModelUnloaded         model_unloaded          taken out of memory by an operator while waiting
     │   └── ShuttingDown          shutting_down
@@ -231,7 +232,7 @@ class Unavailable(YardError):
 
     code = "unavailable"
     text = N_("The server cannot serve this now.")
-    hints = (N_("Try again in a moment."),)
+    hints: tuple[str, ...] = (N_("Try again in a moment."),)
 
 
 class QueueFull(Unavailable):
@@ -255,7 +256,10 @@ class InsufficientMemory(Unavailable):
 
     code = "insufficient_memory"
     text = N_("{model} needs {needed}; {device} has {budget} for models, {free} of it free.")
-    hints = (N_("Unload another model, use a smaller context or a smaller quantisation."),)
+    hints = (
+        N_("Unload another model, use a smaller context or a smaller quantisation."),
+        N_("Smaller ways that were tried in vain: {tried}."),
+    )
 
     @property
     def never_fits(self) -> bool:
@@ -268,7 +272,20 @@ class LoadFailed(Unavailable):
 
     code = "model_load_failed"
     text = N_("{model} could not be loaded: {problem}")
-    hints = (N_("`modelyard show {model}` says how it is started; the worker's last lines are in the server's log."),)
+    hints: tuple[str, ...] = (
+        N_("`modelyard show {model}` says how it is started; the worker's last lines are in the server's log."),
+    )
+
+
+class OutOfMemory(LoadFailed):
+    """A worker ended because memory did not suffice, by what was counted or what its engine wrote."""
+
+    code = "out_of_memory"
+    text = N_("{model} could not be loaded: out of memory. It was predicted to need {needed}; {free} were free.")
+    hints = (
+        N_("Use a smaller context_length, a smaller quantisation, or kv_type = q8_0; or unload another model."),
+        N_("Smaller ways that were tried in vain: {tried}."),
+    )
 
 
 class LoadStalled(LoadFailed):

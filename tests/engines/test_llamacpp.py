@@ -15,11 +15,12 @@ import psutil
 import pytest
 from tools.gguf_files import write_tiny_llama
 
+from modelyard.diagnosis import CAUSES, SURE
 from modelyard.engines import llamacpp
 from modelyard.engines.base import LaunchOptions, WorkerCommand
 from modelyard.engines.hardware import Hardware
-from modelyard.engines.llamacpp import DAMAGED, MISSING, OTHER, OUT_OF_MEMORY, LlamaCpp, LlamaOverrides
-from modelyard.errors import LoadFailed
+from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.errors import LoadFailed, OutOfMemory
 from modelyard.models.describe import describe
 from modelyard.types.memory import RAM, ProcessMemory
 from modelyard.types.model import Capability, Model
@@ -113,7 +114,7 @@ async def test_a_cut_file_fails_with_its_cause(run: RunFolder, tiny: Model) -> N
     with pytest.raises(LoadFailed) as caught:
         await starter.start(tiny, 1, tell_nobody)
 
-    assert DAMAGED in str(caught.value)
+    assert CAUSES["damaged_file"] in str(caught.value)
     assert str(tiny.files[0]) not in str(caught.value)
 
 
@@ -130,10 +131,12 @@ async def test_running_out_of_memory_is_told_from_a_damaged_file(run: RunFolder,
     wide = LlamaOverrides(threads=1, slots=1, context_length=8_000_000)
     confined = Confined(Hardware(1), {"PATH": os.defpath}, overrides=wide, has_oracle=False)
 
-    with pytest.raises(LoadFailed) as caught:
+    with pytest.raises(OutOfMemory) as caught:
         await Starter([confined], run, memory).start(replace(tiny, context_length=8_000_000), 1, tell_nobody)
 
-    assert OUT_OF_MEMORY in str(caught.value)
+    assert caught.value.fields["verdict"] == "out_of_memory"
+    assert caught.value.fields["confidence"] == SURE
+    assert not any(str(tiny.files[0]) in hint for hint in caught.value.suggestions)
 
 
 def test_values_come_from_settings_or_hardware_and_say_so(tiny: Model) -> None:
@@ -169,22 +172,3 @@ def test_embedding_models_get_one_slot_and_whole_inputs_in_one_step(tiny: Model,
     assert options.slots == 1
     assert params["n_batch"] == params["n_ctx"]
     assert "pooling" in params
-
-
-@pytest.mark.parametrize(
-    ("line", "cause"),
-    [
-        ("0.00.590.326 E ggml_aligned_malloc: insufficient memory (attempted to allocate 7812.50 MB)", OUT_OF_MEMORY),
-        (
-            "0.00.590.349 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of 8",
-            OUT_OF_MEMORY,
-        ),
-        ("0.00.009.375 E gguf_init_from_reader: failed to read key-value pairs", DAMAGED),
-        ("0.00.022.716 E gguf_init_from_file: failed to open GGUF file 'x' (No such file or directory)", MISSING),
-        ("0.0 E cmn  common_init_: failed to load model '/m/ggml_aligned_malloc: insufficient memory.gguf'", OTHER),
-        ("the memory of the elephant: failed to allocate", OTHER),
-        ("", OTHER),
-    ],
-)
-def test_a_cause_is_read_from_the_engines_own_lines_only(line: str, cause: str) -> None:
-    assert engine().explain_failure((line, "load failed: Failed to init server")) == cause

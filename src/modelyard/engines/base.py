@@ -62,5 +62,5 @@ class Engine(Protocol):
         ...
 
     def explain_failure(self, last_lines: tuple[str, ...]) -> str:
-        """One sentence from a dead worker's last lines: out of memory, damaged file, ..."""
+        """What only this recipe can tell from a dead worker's last lines; if that is empty, diagnosis says it."""
         ...

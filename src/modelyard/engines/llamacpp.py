@@ -1,14 +1,13 @@
 """The engine "llamacpp": a recipe for workers that serve GGUF files with llama.cpp's own server.
 
-Chooses launch values from settings, else from the hardware; asks the oracle for a footprint, else the formula; reads a
-dead worker's last lines. The worker itself is `llamacpp_launcher`.
+Chooses launch values from settings, else from the hardware; asks the oracle for a footprint, else the formula. The
+worker itself is `llamacpp_launcher`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp_oracle import ask
-from modelyard.errors import N_, ModelFileError
+from modelyard.errors import ModelFileError
 from modelyard.memory.footprint import CacheType, LoadShape, predict
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Capability, Model
@@ -30,32 +29,6 @@ NAME = "llamacpp"
 PROMPT_CACHE_BYTES = 128 * MIB  # the engine's own default is 8 GiB, unseen
 ORACLES_MAX = 2  # each is a process of 60 MiB
 CHECKPOINTS_PER_SLOT = 2  # the engine's own default is 32
-
-OUT_OF_MEMORY = N_("out of memory")
-DAMAGED = N_("the file is damaged or cut")
-MISSING = N_("the file cannot be opened")
-UNKNOWN_KIND = N_("this llama.cpp does not know the model's architecture")
-OTHER = N_("the engine ended while loading")
-
-# Anchored to the start of llama.cpp's own lines: one that merely mentions memory, in a file's name say, tells nothing.
-_PREFIX = r"^(?:\d[\d.]* [A-Z] +)?(?:llama_model_load: error loading model: )?"
-_CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(_PREFIX + pattern), cause)
-    for pattern, cause in (
-        (r"ggml_aligned_malloc: insufficient memory", OUT_OF_MEMORY),
-        (r"ggml_backend_\w+: (?:failed to allocate|allocating \S+ MiB on device)", OUT_OF_MEMORY),
-        (r"(?:alloc_tensor_range|ggml_gallocr_\w+): failed to allocate", OUT_OF_MEMORY),
-        (r"unable to allocate \w+ buffer", OUT_OF_MEMORY),
-        (r"(?:CUDA error: out of memory|cudaMalloc failed: out of memory)", OUT_OF_MEMORY),
-        (r"(?:llama_init_from_model: failed to initialize the context: )?std::bad_alloc", OUT_OF_MEMORY),
-        (r"load failed: std::bad_alloc|terminate called after throwing an instance of 'std::bad_alloc'", OUT_OF_MEMORY),
-        (r"unknown model architecture", UNKNOWN_KIND),
-        (r"gguf_init_from_file: failed to open", MISSING),
-        (r"gguf_init_from_(?:file|reader)\w*: ", DAMAGED),
-        (r"tensor '[^']*' data is not within the file bounds", DAMAGED),
-        (r"(?:check_tensor_dims: tensor|missing tensor|wrong number of tensors|done_getting_tensors:)", DAMAGED),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +136,8 @@ class LlamaCpp:
         )
 
     def explain_failure(self, last_lines: tuple[str, ...]) -> str:
-        """The cause, from the engine's own words; the latest line that is known decides."""
-        for line in reversed(last_lines):
-            for pattern, cause in _CAUSES:
-                if pattern.search(line):
-                    return cause
-        return OTHER
+        """Nothing that diagnosis does not read from its lines."""
+        return ""
 
     def _shape(self, model: Model, options: LaunchOptions) -> LoadShape:
         values, kind = options.values, cast(CacheType, options.values["kv_type"])

@@ -58,6 +58,20 @@ def is_inside(root: Path, pid: int, group: str) -> bool:
     return any(PurePosixPath(path).is_relative_to(group) for key, path in own.items() if key in ("", "memory"))
 
 
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel has ended for lack of memory in our groups, ever; 0 where nobody counts."""
+    own = groups_of(root, "self")
+    count = 0
+    for version, mounted_group, folder in _mounts(root):
+        group = own.get(version.controller)
+        if group is not None:
+            for name in ("memory.events", "memory.oom_control"):
+                for line in _lines(folder / _below(group, mounted_group) / name):
+                    key, _separator, value = line.partition(" ")
+                    count += int(value) if key == "oom_kill" and value.isdigit() else 0
+    return count
+
+
 def groups_of(root: Path, process: str) -> dict[str, str]:
     """Controller -> the group's path. Version 2 has the empty controller."""
     groups: dict[str, str] = {}

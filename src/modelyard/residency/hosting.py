@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import LoadFailed, WorkerCrashed, YardError
+from modelyard.errors import LoadFailed, OutOfMemory, WorkerCrashed, YardError
 from modelyard.events import EventBus
 from modelyard.memory.devices import DeviceReader
 from modelyard.memory.planner import add, corrected, in_use
@@ -142,7 +142,7 @@ class Hosting:
         now, name = self._clock.monotonic(), hosted.spec.name
         self._end(hosted, None)
         if error is not None and not hosted.is_given_up:
-            self._feed(LoadBroke(now, name, hosted.epoch, error))
+            self._feed(LoadBroke(now, name, hosted.epoch, error, is_memory=isinstance(error, OutOfMemory)))
         else:
             self._feed(Unloaded(now, name, hosted.epoch))
 

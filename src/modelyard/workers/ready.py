@@ -17,8 +17,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from modelyard.errors import LoadFailed, LoadStalled
+from modelyard.diagnosis import Evidence, diagnose
+from modelyard.errors import LoadFailed, LoadStalled, OutOfMemory
+from modelyard.memory.cgroups import oom_kills
 from modelyard.types.memory import ProcessMemory
+from modelyard.units import format_bytes
 from modelyard.workers.process import Worker
 
 POLL_S_MIN = 0.005
@@ -29,6 +32,8 @@ PROBE_S = 1.0
 LINES_KEPT_MAX = 50
 BUSY_RATIO = 0.2  # of one core; answering our own probes costs less
 GROWTH_BYTES = 256 * 1024
+LATE_STALL_RATIO = 0.1  # past its deadline a load may go on as long as it moves, and be still this share of the usual
+DEADLINE_RATIO_MAX = 4.0  # and then it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class LoadWatch:
     model: str
     stall_s: float
     deadline_s: float
-    explain: Callable[[tuple[str, ...]], str]
+    explain: Callable[[tuple[str, ...]], str]  # what only the engine's recipe can tell; else empty
     memory: Callable[[], ProcessMemory]
     on_progress: Callable[[str, float], None]  # phase, and how far from 0 to 1
     expected_bytes: int = 0
@@ -48,28 +53,62 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
     """Return once the worker answers its ready path. Raises `LoadFailed` or `LoadStalled`; does not stop it."""
     began = time.monotonic()
     signs = _Signs(worker, watch.memory, seen_at=began, looked_at=began)
+    before = _Before(psutil.virtual_memory().available, oom_kills())
     delay = POLL_S_MIN
     watch.on_progress("loading", 0.0)
     while not await _is_ready(worker, watch):
         await asyncio.wait((worker.exited,), timeout=delay)
         if worker.exited.done():
-            end = worker.exited.result().text
-            raise _failed(worker, watch, f"{watch.explain(worker.last_lines())} ({end})", end)
+            raise _ended(worker, watch, signs, before)
         now = time.monotonic()
         delay = min(POLL_S_MAX, max(POLL_S_MIN, POLL_RATIO * (now - began)))
         if now - signs.looked_at >= LOOK_S:
             held = await asyncio.to_thread(signs.look, now)  # it looks through every process there is
             if watch.expected_bytes and held:
                 watch.on_progress("loading", min(0.99, held / watch.expected_bytes))
-        if now - signs.seen_at >= watch.stall_s:
+        is_late = now - began >= watch.deadline_s
+        if now - signs.seen_at >= watch.stall_s * (LATE_STALL_RATIO if is_late else 1):
+            if is_late:
+                raise _failed(worker, watch, f"it was not ready after {round(now - began)} s, and does no more", "")
             raise LoadStalled(
                 model=watch.model,
                 stalled_s=round(now - signs.seen_at),
                 last_lines=worker.last_lines()[-LINES_KEPT_MAX:],
             )
-        if now - began >= watch.deadline_s:
+        if now - began >= DEADLINE_RATIO_MAX * watch.deadline_s:
             raise _failed(worker, watch, f"it was not ready after {round(now - began)} s", "")
     watch.on_progress("ready", 1.0)
+
+
+def _ended(worker: Worker, watch: LoadWatch, signs: _Signs, before: _Before) -> LoadFailed:
+    """It has exited: why, as far as what was counted and what it wrote can tell."""
+    end, lines = worker.exited.result(), worker.last_lines()[-LINES_KEPT_MAX:]
+    verdict = diagnose(
+        Evidence(
+            lines=lines, exit_code=end.code, signal=end.signal, oom_kills=oom_kills() - before.oom_kills,
+            predicted_bytes=watch.expected_bytes, held_bytes=signs.bytes_max, free_bytes=before.free_bytes,
+        )
+    )  # fmt: skip
+    if verdict.is_memory:
+        return OutOfMemory(
+            hints=(*verdict.suggestions, *OutOfMemory.hints[1:]), model=watch.model, exit=end.text, last_lines=lines,
+            needed=format_bytes(watch.expected_bytes), free=format_bytes(before.free_bytes),
+            held=format_bytes(signs.bytes_max), verdict=verdict.code, confidence=verdict.confidence,
+        )  # fmt: skip
+    said = watch.explain(lines) or verdict.cause
+    error = _failed(worker, watch, f"{said} ({end.text})", end.text)
+    error.fields.update(verdict=verdict.code, confidence=verdict.confidence)
+    if verdict.suggestions:
+        error.hints = verdict.suggestions
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """How things stood when a load began."""
+
+    free_bytes: int
+    oom_kills: int
 
 
 def _failed(worker: Worker, watch: LoadWatch, problem: str, end: str) -> LoadFailed:
@@ -86,7 +125,7 @@ class _Signs:
     seen_at: float
     looked_at: float
     _lines: int = 0
-    _bytes_max: int = 0
+    bytes_max: int = 0
     _cpu_s: float = 0.0
 
     def look(self, now: float) -> int:
@@ -95,9 +134,9 @@ class _Signs:
         count = held.anonymous_bytes + held.file_bytes + sum(held.gpu_bytes.values())
         cpu_s = _cpu_s(self.worker.pid)
         is_busy = cpu_s - self._cpu_s > BUSY_RATIO * (now - self.looked_at)
-        if count > self._bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
+        if count > self.bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
             self.seen_at = now
-        self._bytes_max, self._lines = max(count, self._bytes_max), self.worker.line_count
+        self.bytes_max, self._lines = max(count, self.bytes_max), self.worker.line_count
         self._cpu_s, self.looked_at = cpu_s, now
         return count
 
