@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -62,12 +63,14 @@ class Machine:
         self.used_bytes: dict[str, int] = {GPU: 0}  # of the Ollama server, which keeps this account itself
         self.starting: Counter[str] = Counter()
         self.workers: dict[int, int] = {}  # process id -> bytes
+        self.changing = threading.Lock()
         self.most_bytes = 0
         self.over: list[str] = []
 
     def used(self) -> int:
-        living = sum(held for pid, held in dict(self.workers).items() if _lives(pid))
-        used = self.hog_bytes + self.used_bytes[GPU] + living + sum(dict(self.starting).values())
+        with self.changing:  # the device is read on other threads too
+            living = sum(held for pid, held in self.workers.items() if _lives(pid))
+            used = self.hog_bytes + self.used_bytes[GPU] + living + sum(self.starting.values())
         self.most_bytes = max(self.most_bytes, used)
         if used > BUDGET:
             self.over.append(f"in truth {used / GIB:.2f} GiB are in use")
@@ -109,13 +112,17 @@ class Watched:
 
     async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
         size = STEADY.get(model.name) or int(VAGUE[model.name] * WRONG_RATIO)
-        self._machine.starting[model.name] = size
+        with self._machine.changing:
+            self._machine.starting[model.name] = size
         self._machine.used()
+        pid = 0
         try:
             worker = await self._inner.start(model, epoch, on_progress)
-            self._machine.workers[worker.pid] = size
+            pid = worker.pid
         finally:
-            del self._machine.starting[model.name]
+            with self._machine.changing:
+                del self._machine.starting[model.name]
+                self._machine.workers[pid] = size if pid else 0
         return worker
 
 
@@ -183,7 +190,10 @@ class Yard:
         if act == "hog":
             self.machine.hog_bytes = min(chance.choice((0, 1, 2)) * GIB, self.machine.hog_bytes + max(0, self.free()))
         elif act == "their load" and fitting:
+            faults, load_s = self.server.faults, self.server.faults.load_s
+            faults.load_s = 0.0  # at once, before anybody else can act
             await self.server.load(chance.choice(fitting), -1)
+            faults.load_s = load_s
         elif act == "their unload" and self.server.running:
             self.server.drop(chance.choice(self.server.names()))
         else:

@@ -24,8 +24,9 @@ from modelyard.residency.lease import Lease
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import Neighbour, SharedNodeStarter, Starters, node_model
-from modelyard.residency.state import ResidencyLimits
-from modelyard.types.model import Model
+from modelyard.residency.state import MemoryBooks, Record, ResidencyLimits
+from modelyard.types.memory import DeviceReading, Footprint
+from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
 from modelyard.units import GIB
 from modelyard.words import render
@@ -40,6 +41,7 @@ INSTALLED = {
     "split:8b": Installed(7 * GIB, 4 * GIB),
 }
 OURS = {"mine": 3 * GIB, "large": 6 * GIB, "tiny": GIB}
+SPEC = ModelSpec("theirs", "theirs", Footprint({"gpu0": 3}), kind="ollama")
 SMALL, BIG, SPLIT = (node_model("ollama", "studio", name) for name in INSTALLED)
 
 
@@ -404,3 +406,24 @@ async def test_an_old_answer_says_nothing_about_what_was_done_since() -> None:
         at.saw([seen], asked, {"gpu0": 10 * GIB})
 
         assert at.held == {}
+
+
+def test_a_stranger_is_not_lost_behind_a_model_that_went_unseen() -> None:
+    books = MemoryBooks(headroom_bytes=0)
+    theirs = Record(SPEC, 1, Residency.RESIDENT, 0.0, held={"gpu0": 3}, base={"gpu0": 3}, in_use={"gpu0": 3})
+    loading = Record(SPEC, 2, Residency.LOADING, 0.0, held={"gpu0": 5})
+
+    def read(used: int, *records: Record) -> int:
+        books.readings = {"gpu0": DeviceReading("gpu0", "", 10, 10 - used, "gpu")}
+        books.update(records)
+        return books.ledgers["gpu0"].foreign_bytes
+
+    assert read(5, theirs) == 2
+    assert read(2, theirs) == 0, "it went, and nobody knows yet: its own share of the ledger covers for the stranger"
+
+    books.doubt(theirs.held)
+
+    assert read(2, loading) == 2, "a load does not hide him"
+    assert read(7, loading) >= 2
+    loading.in_use, loading.state = {"gpu0": 5}, Residency.RESIDENT
+    assert read(7, loading) == 2

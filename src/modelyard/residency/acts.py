@@ -119,6 +119,8 @@ class Acts:
         self._are_books_stale = True
         removed = self.records.pop(record.spec.name)
         assert removed is record, f"{record.spec.name} was removed behind our back"
+        if record.spec.kind != "local":
+            self.books.doubt(record.held)
         if record.spec.name not in self.queue.lines:
             self.roles.pop(record.spec.name, None)
         if record.leases:

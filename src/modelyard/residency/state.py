@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from modelyard.errors import LoadFailed, YardError
@@ -133,6 +133,15 @@ class MemoryBooks:
         self.headroom_by_device = dict(headroom_by_device or {})
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
+
+    def doubt(self, devices: Iterable[str]) -> None:
+        """A model of another node is gone, nobody knows since when; meanwhile others' memory may have passed for its.
+
+        So what nobody accounts for is foreign, as far as it can be, until a load or an unload under way has ended.
+        """
+        for device in devices:
+            if (ledger := self.ledgers.get(device)) is not None:
+                self.ledgers[device] = replace(ledger, foreign_bytes=ledger.total_bytes)
 
     def update(self, records: Iterable[Record]) -> None:
         """Work out foreign use anew: after a reading, and whenever a worker came, went or changed."""
