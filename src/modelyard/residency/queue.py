@@ -169,7 +169,7 @@ class WaitingQueue:
     def in_order(self) -> list[tuple[str, Line]]:
         """Models waited for: the highest priority first, then the longest waited for.
 
-        Who was overtaken as often as may be comes before everybody.
+        Who was overtaken as often as may be comes before everybody, and of those whoever waits longest.
         """
         if len(self.lines) < 2:
             return list(self.lines.items())
@@ -179,7 +179,8 @@ class WaitingQueue:
 
     def _rank(self, item: tuple[str, Line]) -> tuple[bool, int, int]:
         line = item[1]
-        return line.bypassed < self.skip_count_max, -line.priority, line.head.order
+        is_overtaken = line.bypassed >= self.skip_count_max
+        return not is_overtaken, 0 if is_overtaken else -line.priority, line.head.order
 
     def overdue(self, now: float) -> list[Ticket]:
         """Take out and return every ticket whose deadline has come."""

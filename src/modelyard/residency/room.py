@@ -14,7 +14,7 @@ from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 
 from .queue import Line
-from .rules import Bytes, Proposal, Rules
+from .rules import Bytes, Proposal, Rules, share_device
 from .state import Record, ResidencyLimits, Setback
 
 
@@ -175,6 +175,8 @@ class Round(Rules):
         if shortage(way.footprint.reserved_bytes, self.fixed, pins_alone):
             self.proposal.refuse.append((model, answer))
             return
+        if any(one.in_use is None and share_device(one.spec, way) for one in self.records.values()):
+            return  # while one loads or leaves, its memory may pass for others': that is seen when it is done
         self.proposal.refuse_old.append((model, answer))
         self.proposal.wake_at.append(line.head.arrived_at + self.limits.memory_wait_s)
 

@@ -107,11 +107,9 @@ class Rules:
         if self.limits.policy == "exclusive":
             names |= {name for name, spec in others.items() if spec.kind != way.kind and name not in self.pinned}
         if not way.footprint.is_known:
-            names |= {name for name, spec in others.items() if _share_device(spec, way)}
+            names |= {name for name, spec in others.items() if share_device(spec, way)}
         if model in self.setbacks and self.setbacks[model].is_alone:
-            names |= {
-                name for name, one in self.movable.items() if self._is_idle(name) and _share_device(one.spec, way)
-            }
+            names |= {name for name, one in self.movable.items() if self._is_idle(name) and share_device(one.spec, way)}
         names |= set(self._over_the_group(way, others, names))
         return tuple(sorted(names - self.pinned))
 
@@ -142,7 +140,7 @@ class Rules:
         is_mixed = any(spec.kind != way.kind for spec in others)
         if self.limits.policy == "exclusive" and (is_mixed or self._kinds - {way.kind}):
             return False  # also while an earlier line waits for another kind's turn
-        if not way.footprint.is_known and any(_share_device(spec, way) for spec in others):
+        if not way.footprint.is_known and any(share_device(spec, way) for spec in others):
             return False
         allowed = self.limits.groups.get(way.group) if way.group else None
         if allowed is None or sum(spec.group == way.group for spec in there) < allowed:
@@ -172,7 +170,7 @@ class Rules:
         return add(self.held_later, *({device: -count for device, count in one.items()} for one in gone))
 
 
-def _share_device(one: ModelSpec, other: ModelSpec) -> bool:
+def share_device(one: ModelSpec, other: ModelSpec) -> bool:
     return not one.footprint.bytes.keys().isdisjoint(other.footprint.bytes)
 
 
