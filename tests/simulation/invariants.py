@@ -1,9 +1,10 @@
 """What must hold after each step, and at the end. Counted by the world's own books, not the scheduler's, where it can.
 
 I1 no overcommit, I2 no eviction under use or of pinned models, I3 one worker per model, I4 each load ends once, I5 a
-reservation is a process, I6 each request is in one place, I7 one answer each, I8 old epochs change nothing, I9 the
-queue is bounded, I10 who left owns nothing, I11 nothing is granted after its deadline, I12 nobody is overtaken too
-often, I13 a broken budget sends idle models away at once, I14 slots are kept.
+reservation is a process, I6 each request is in one place, I7 one answer each, I8 old epochs and repeated words change
+nothing, I9 the queue is bounded, I10 who left owns nothing, I11 nothing is granted after its deadline, I12 nobody is
+overtaken too often, I13 a broken budget sends idle models away at once, I14 slots are kept. `loading.py` has the rules
+of loads. Each step is looked at where it changes something; everything is looked at every tenth step.
 """
 
 from __future__ import annotations
@@ -14,18 +15,15 @@ from dataclasses import dataclass, field
 from modelyard.residency import messages as say
 from modelyard.types.status import Residency
 
+from .loading import LoadingRules
+from .machine import Client, Worker
+from .plan import Schedule, schedule
+from .violation import Violation, need
 from .world import World
 
-FULL_LOOK_EVERY = 10  # steps; in between only what a step concerns is looked at
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
-
-
-def need(condition: bool, name: str, detail: object = "") -> None:
-    if not condition:
-        raise Violation(f"{name}: {detail}")
+FULL_LOOK_EVERY = 10  # steps
+REST_S_MAX = 3000.0  # of virtual time until everything has come to rest
+_STATES = {state: number for number, state in enumerate(Residency)}
 
 
 @dataclass(eq=False)
@@ -33,195 +31,182 @@ class Watcher:
     """Looks on while a world runs."""
 
     seen: Counter[str] = field(default_factory=Counter)  # rare branches, so that a weak generator shows
+    states: set[int] = field(default_factory=set)  # situations, sizes and times apart
     ended: set[int] = field(default_factory=set)  # epochs told to end
     refused: set[int] = field(default_factory=set)  # tickets refused in this step
-    cooldowns: dict[str, tuple[float, float]] = field(default_factory=dict)  # model -> until when, the last wait
-    broke: Counter[tuple[str, str]] = field(default_factory=Counter)  # (model, way) -> loads broken for memory in a row
-    broke_at: dict[str, float] = field(default_factory=dict)
-    states: set[int] = field(default_factory=set)  # shapes the scheduler was seen in: a weak generator shows few
+
+    def __post_init__(self) -> None:
+        self.loading = LoadingRules(self.seen)
+
+    def begin(self) -> None:
+        self.ended.clear()
+        self.loading.begin()
 
     def __call__(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
-        self.seen[type(event).__name__] += 1
-        self.refused = {one.ticket for one in effects if isinstance(one, say.Refuse)}
-        self._old_epochs(world, event, effects)
-        reserved = {one.epoch: one.reserved for one in world.workers.values()}
-        if isinstance(event, say.LoadBroke | say.Loaded) and event is not world.stale_event:
-            self._cool_down(world, event)
+        seen, kind = self.seen, type(event)
+        seen[kind.__name__] += 1
+        if self.refused:
+            self.refused = set()
         for effect in effects:
-            self.seen[type(effect).__name__] += 1
-            match effect:
-                case say.Load():
-                    self._not_too_soon(world, effect)
-                    need(effect.model not in world.workers, "I3", effect.model)
-                    reserved[effect.epoch] = world.scheduler.records[effect.model].held
-                    self._budget(world, reserved, effect)
-                    if world.limits.has_rules or effect.spec.degraded or not effect.spec.footprint.is_known:
-                        self._rules(world, effect)
-                case say.Unload():
-                    self._unload(world, effect, effects)
-                case say.Grant():
-                    self._grant(world, effect)
-                case say.Refuse():
-                    self.seen[type(effect.error).__name__] += 1
-                    need(world.clients[effect.ticket].place == "waiting", "I7", effect.ticket)
-                case say.Tell():
-                    self.seen[effect.name] += 1
-                case _:
-                    pass
-        self._places(world, event, effects)
+            if type(effect) is say.Refuse:
+                self.refused.add(effect.ticket)
+        if event is world.repeated:
+            need(not effects, "I8 old words", event)
+            seen["said again"] += 1
+        elif kind is say.Loaded or kind is say.LoadBroke:
+            self._load_ended(world, event, effects)  # type: ignore[arg-type]
+        elif kind is say.UnloadAsked:
+            self._role_kept(world, event, effects)  # type: ignore[arg-type]
+        for effect in effects:
+            what = type(effect)
+            seen[what.__name__] += 1
+            if what is say.Tell:
+                seen[effect.name] += 1  # type: ignore[union-attr]
+            elif what is say.Refuse:
+                self._refuse(world, effect)  # type: ignore[arg-type]
+            elif what is say.Grant:
+                self._grant(world, effect)  # type: ignore[arg-type]
+            elif what is say.Load:
+                self.loading.load(world, effect)  # type: ignore[arg-type]
+            elif what is say.Unload:
+                self._unload(world, effect, effects)  # type: ignore[arg-type]
+        scheduler = world.scheduler
+        need(len(scheduler.queue) <= world.limits.queue_max, "I9 queue", len(scheduler.queue))
+        if kind is say.Cancelled or kind is say.Released:
+            ticket = event.ticket  # type: ignore[union-attr]
+            need(ticket not in scheduler.queue and ticket not in scheduler.leases, "I10 left and there", ticket)
+        elif kind is say.Requested and not effects:
+            need(event.ticket in scheduler.queue, "I6 lost", event)  # type: ignore[union-attr]
+        elif kind is say.Tick:
+            self._recycled(world)
         if world.steps % FULL_LOOK_EVERY == 0:
-            self._all_places(world, effects)
-            self._scheduler_state(world)
+            self._everybody(world, effects)
+            self._everything(world)
 
-    def _old_epochs(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
-        if event is world.stale_event:
-            need(not effects, "I8", event)
+    def _load_ended(self, world: World, event: say.Loaded | say.LoadBroke, effects: list[say.Effect]) -> None:
+        if event.epoch not in self.ended:
+            self.loading.ended(world, event, effects)
 
-    def _cool_down(self, world: World, event: say.LoadBroke | say.Loaded) -> None:
-        """After a failure nobody goes on from, requests start no load for a while; twice as long each time."""
-        name, is_waited_for = event.model, event.model in world.scheduler.queue.lines
-        if isinstance(event, say.Loaded) or not is_waited_for:
-            self.broke = Counter({one: count for one, count in self.broke.items() if one[0] != name})
-        else:
-            self.broke[name, world.ways.get((name, event.epoch), "")] += 1
-            self.broke_at[name] = world.now
-        if isinstance(event, say.Loaded):
-            self.cooldowns.pop(event.model, None)
-        elif event.model not in world.scheduler.queue.lines:
-            limits = world.limits
-            until, last_s = self.cooldowns.get(event.model, (0.0, 0.0))
-            wait_s = min(max(limits.backoff_s, last_s * 2), limits.backoff_s_max)
-            self.cooldowns[event.model] = max(until, event.now + wait_s), wait_s
+    def _role_kept(self, world: World, event: say.UnloadAsked, effects: list[say.Effect]) -> None:
+        """A role lets go for itself only."""
+        others = world.roles_before - {event.role} if event.role else None
+        if others:
+            self.seen["a role let go, others stay"] += 1
+            need(not any(type(one) is say.Unload for one in effects), "unloaded for one role", event)
+            need(not any(type(one) is say.Refuse for one in effects), "refused for one role", event)
 
-    def _not_too_soon(self, world: World, load: say.Load) -> None:
-        until, _wait_s = self.cooldowns.get(load.model, (0.0, 0.0))
-        is_operators = any(not one.takes_slot and one.model == load.model for one in world.clients.values())
-        tries = self.broke[load.model, load.spec.identity]
-        is_fresh = world.now > self.broke_at.get(load.model, 0.0) + world.limits.backoff_s  # whoever wanted it had left
-        need(tries <= 1 or is_fresh, "the same way tried again and again", f"{load.model} {tries}")
-        need(world.now >= until - 3.0 or is_operators, "a load in its cooldown", f"{load.model} until {until}")
-
-    def _budget(self, world: World, reserved: dict[int, dict[str, int]], load: say.Load) -> None:
-        for device in load.spec.footprint.bytes:
-            held = sum(one.get(device, 0) for one in reserved.values())
-            others = world.scheduler.books.ledgers[device].foreign_bytes
-            if all(one.phase == "up" for one in world.workers.values()):
-                others = world.foreign_read[device]  # nothing is uncertain: it must have been seen exactly
-            budget = world.devices[device] - world.limits.headroom_bytes
-            need(held + others <= budget, "I1", f"{load.model}: {held} + {others} > {budget}")
-
-    def _rules(self, world: World, load: say.Load) -> None:
-        """Kinds, groups, sizes nobody knows, and that something is given up only where that was needed."""
-        spec, records = load.spec, world.scheduler.records
-        others = [one for one in records.values() if one.epoch < load.epoch]
-        unpinned = [one for one in others if not world.scheduler.is_pinned(one.spec)]
-        if world.limits.policy == "exclusive":
-            self.seen["load under exclusive"] += 1
-            wrong = [(one.spec.name, one.state.value, one.spec.kind) for one in unpinned if one.spec.kind != spec.kind]
-            need(not wrong, "two kinds", f"{load.model} {spec.kind} beside {wrong}")
-        allowed = world.limits.groups.get(spec.group)
-        if allowed is not None:
-            pinned = sum(one.spec.group == spec.group for one in others if one not in unpinned)
-            members = sum(one.spec.group == spec.group for one in unpinned)
-            self.seen["load within a group"] += 1
-            need(members + pinned < allowed or not members, "too many of a group", load)
-        if not spec.footprint.is_known:
-            self.seen["load of an unknown size"] += 1
-            shared = [one.spec.name for one in unpinned if one.held.keys() & spec.footprint.bytes.keys()]
-            need(not shared, "an unknown size beside others", shared)
-        if spec.degraded:
-            self.seen["load of a smaller way"] += 1
-
-    def _unload(self, world: World, effect: say.Unload, effects: list[say.Effect]) -> None:
-        need(effect.epoch not in self.ended, "I4", effect)
-        self.ended.add(effect.epoch)
-        self.seen[f"unload for {effect.reason}"] += 1
-        new = {one.ticket for one in effects if isinstance(one, say.Grant) and one.epoch == effect.epoch}
-        users = [one for one in world.clients.values() if one.epoch == effect.epoch and one.place == "leased"]
-        users = [one for one in users if one.ticket in world.scheduler.leases]  # operators' loads hold nothing
-        may_break = effect.reason == "crash" or effect.model in world.forced
-        need(may_break or not (users or new & set(world.scheduler.leases)), "I2", effect)
-        need(effect.reason not in ("eviction", "expiry") or effect.model not in world.pinned, "I2 pinned", effect)
-        if effect.reason == "abandoned":
-            waiting = [one for one in world.clients.values() if one.model == effect.model and one.place == "waiting"]
-            need(
-                all(one.ticket in self.refused for one in waiting),
-                "a load was given up although somebody waits",
-                effect,
-            )
-        if effect.reason == "change":
-            wanted = {spec.identity for spec in world.specs if spec.name == effect.model}
-            had = world.scheduler.records[effect.model].spec
-            wishes = [one.spec for one in world.clients.values() if one.model == effect.model]
-            is_small = any(spec is not None and spec.context_length > had.context_length for spec in wishes)
-            need(is_small or had.identity not in wanted, "reload without need", effect)
-
-    def _grant(self, world: World, effect: say.Grant) -> None:
+    def _refuse(self, world: World, effect: say.Refuse) -> None:
+        self.seen[type(effect.error).__name__] += 1
         client = world.clients.get(effect.ticket)
+        need(client is not None and client.place == "waiting", "I7 two answers", effect.ticket)
+
+    def _grant(self, world: World, grant: say.Grant) -> None:
+        client = world.clients.get(grant.ticket)
         if client is None:
-            raise Violation(f"I10: {effect} for somebody who left")
-        need(client.place == "waiting", "I7", effect)
-        need(world.scheduler._now < client.deadline, "I11", effect)
-        worker = world.workers.get(effect.model)
-        need(worker is not None and worker.epoch == effect.epoch and effect.epoch not in self.ended, "grant of a ghost")
-        if client.spec is not None:
-            record = world.scheduler.leases.get(effect.ticket)
-            if record is not None and record.spec.identity == client.spec.identity and not record.spec.degraded:
-                need(record.spec.context_length >= client.spec.context_length, "a context too small", effect)
-        if not world.is_narrow or not client.takes_slot:
-            return
+            raise Violation("I10 granted to who left", grant)
+        need(client.place == "waiting" and grant.ticket not in self.refused, "I7 two answers", grant)
+        need(world.scheduler._now < client.deadline, "I11 after its deadline", grant)
+        worker = world.workers.get(grant.model)
+        if worker is None or worker.epoch != grant.epoch or grant.epoch in self.ended:
+            raise Violation("grant of a ghost", grant)
+        self._is_enough(world, client, worker, grant)
+        if world.is_narrow and client.takes_slot:
+            self._overtaken(world, grant)
+
+    def _is_enough(self, world: World, client: Client, worker: Worker, grant: say.Grant) -> None:
+        """Who asks gets what serves; only where launch options change meanwhile, what is newest."""
+        if not world.changed:
+            need(worker.spec.serves(client.spec), "a model that does not serve", grant)
+        elif worker.spec.identity == client.spec.identity:
+            need(worker.spec.context_length >= client.spec.context_length, "a context too small", grant)
+
+    def _overtaken(self, world: World, grant: say.Grant) -> None:
         for other in world.clients.values():  # I12
-            is_waiting = other.place == "waiting" and other.ticket not in self.refused
-            is_overtaken = is_waiting and other.ticket < effect.ticket and other.model != effect.model
-            if is_overtaken and other.model not in world.workers:
-                other.bypassed += 1
-                self.seen["bypass"] += 1
-                self.seen["bypassed to the limit"] += other.bypassed == world.limits.bypass_count_max
-                need(other.bypassed <= world.limits.bypass_count_max, "I12", f"{effect} {other}")
+            if other.ticket >= grant.ticket or other.place != "waiting" or other.model == grant.model:
+                continue
+            if other.ticket in self.refused or other.model in world.workers:
+                continue
+            other.bypassed += 1
+            self.seen["bypass"] += 1
+            self.seen["bypassed to the limit"] += other.bypassed == world.limits.bypass_count_max
+            need(other.bypassed <= world.limits.bypass_count_max, "I12 bypassed", f"{grant} {other}")
 
-    def _places(self, world: World, event: say.Event, effects: list[say.Effect]) -> None:
-        """I6, I9 and I10 for who is concerned by this step."""
-        scheduler = world.scheduler
-        need(len(scheduler.queue) <= world.limits.queue_max, "I9", len(scheduler.queue))
-        if isinstance(event, say.Cancelled | say.Released):
-            need(event.ticket not in scheduler.queue and event.ticket not in scheduler.leases, "I10", event)
-        elif isinstance(event, say.Requested) and not effects:
-            need(event.ticket in scheduler.queue, "I6 lost", event)
+    def _unload(self, world: World, unload: say.Unload, effects: list[say.Effect]) -> None:
+        need(unload.epoch not in self.ended, "I4 two ends", unload)
+        self.ended.add(unload.epoch)
+        self.seen[f"unload for {unload.reason}"] += 1
+        leases = world.scheduler.leases
+        new = [one for one in effects if type(one) is say.Grant and one.epoch == unload.epoch and one.ticket in leases]
+        users = [
+            one for one in world.clients.values()
+            if one.epoch == unload.epoch and one.place == "leased" and one.ticket in leases
+        ]  # fmt: skip  # operators' loads hold nothing
+        may_break = unload.reason == "crash" or unload.model in world.forced
+        need(may_break or not (users or new), "I2 left while in use", unload)
+        if unload.reason in ("eviction", "expiry"):
+            need(unload.model not in world.pinned, "I2 pinned", unload)
+        elif unload.reason == "abandoned":
+            waiting = [one for one in world.clients.values() if one.model == unload.model and one.place == "waiting"]
+            need(all(one.ticket in self.refused for one in waiting), "a load given up though somebody waits", unload)
+        elif unload.reason == "change":
+            wanted = {spec.identity for spec in world.specs if spec.name == unload.model}
+            had = world.workers[unload.model].spec
+            wishes = [one.spec for one in world.clients.values() if one.model == unload.model]
+            is_small = any(spec.context_length > had.context_length for spec in wishes)
+            need(is_small or had.identity not in wanted, "reload without need", unload)
 
-    def _all_places(self, world: World, effects: list[say.Effect]) -> None:
-        """I6 and I9 for everybody."""
+    def _recycled(self, world: World) -> None:
+        """After a look at the clock nobody who should have been replaced by now is open to new work."""
         scheduler = world.scheduler
-        answered = {one.ticket for one in effects if isinstance(one, say.Grant | say.Refuse)}
+        for record in scheduler.records.values():
+            if record.recycle_by is not None and record.is_open and record.spec.name not in world.pinned:
+                need(record.recycle_by > scheduler._now, "recycling forgotten", record.spec.name)
+
+    def _everybody(self, world: World, effects: list[say.Effect]) -> None:
+        """I6, I7 and I9 for all."""
+        queue, leases = world.scheduler.queue, world.scheduler.leases
+        answered = {one.ticket for one in effects if type(one) is say.Grant or type(one) is say.Refuse}
         waiting = 0
-        for client in world.clients.values():
-            is_queued = client.ticket in scheduler.queue
-            need(not (is_queued and client.ticket in scheduler.leases), "I6", client)
-            if client.place == "waiting" and client.ticket not in answered:
+        for ticket, client in world.clients.items():
+            is_queued = ticket in queue
+            need(not (is_queued and ticket in leases), "I6 in two places", client)
+            if client.place == "waiting" and ticket not in answered:
                 need(is_queued, "I6 lost", client)
                 waiting += 1
-        need(len(scheduler.queue) == waiting, "I9", f"{len(scheduler.queue)} {waiting}")
+        need(len(queue) == waiting, "I6 waits for nobody", f"{len(queue)} {waiting}")
 
-    def _scheduler_state(self, world: World) -> None:
-        scheduler = world.scheduler
-        self.states.add(hash(_shape(world)))
-        leases = Counter(id(record) for record in scheduler.leases.values())
+    def _everything(self, world: World) -> None:
+        """I5, I13 and I14."""
+        scheduler, workers = world.scheduler, world.workers
+        leases = Counter(map(id, scheduler.leases.values()))
+        situation, there = len(scheduler.promised), 0
         for name, record in scheduler.records.items():
-            need(record.leases == leases[id(record)], "I14 count", name)
-            need(record.leases <= record.slots, "I14", name)
-            self.seen[record.state.value] += 1
-        for device, ledger in scheduler.books.ledgers.items():  # I13
+            state = record.state
+            self.seen[state.value] += 1
+            if record.epoch <= world.newest_epoch:  # else its process begins in this very step
+                worker = workers.get(name)
+                need(worker is not None and worker.epoch == record.epoch, "I5 no process", name)
+                there += 1
+            need(record.leases == leases[id(record)], "I14 miscounted", name)
+            need(record.leases <= record.slots, "I14 too many", name)
+            flags = (record.closed_from is not None) * 2 + bool(record.leave_reason)
+            situation += hash((_STATES[state], min(record.leases, 3), flags, min(record.slots, 2)))
+        need(there == len(workers), "I5 no reservation", list(workers))
+        for line in scheduler.queue.lines.values():
+            situation += hash((min(len(line.turns), 3), line.needs_memory, min(line.bypassed, 9), line.is_mixed))
+        self.states.add(hash((situation, scheduler._is_overcommitted)))
+        if scheduler._is_overcommitted:
+            self._overcommitted(world)
+
+    def _overcommitted(self, world: World) -> None:
+        scheduler = world.scheduler
+        for device, ledger in scheduler.books.ledgers.items():
             staying = [one for one in scheduler.records.values() if one.is_staying and one.held.get(device, 0)]
             if sum(one.held[device] for one in staying) + ledger.foreign_bytes > ledger.budget_bytes:
                 self.seen["overcommitted"] += 1
                 for one in staying:
                     idle = one.is_open and not one.leases and one.spec.name not in scheduler.queue.lines
-                    need(not idle or scheduler.is_pinned(one.spec), "I13", one.spec.name)
-
-    def settled(self, world: World) -> None:
-        """After a step's effects were carried out: I5."""
-        live = {(one.model, one.epoch) for one in world.workers.values()}
-        booked = {(name, record.epoch) for name, record in world.scheduler.records.items()}
-        need(live == booked, "I5", f"{live} {booked}")
+                    need(not idle or scheduler.is_pinned(one.spec), "I13 idle on a full device", one.spec.name)
 
     def at_rest(self, world: World) -> None:
         """Nothing left to do: everybody has an answer, every model can be served again, and idle ones have gone."""
@@ -230,37 +215,18 @@ class Watcher:
         need(not world.workers and not world.scheduler.records, "still in memory", list(world.workers))
         for client in world.late:
             need(client.outcome == "served", "not served after all was well", f"{client.model} {client.outcome}")
-        need(world.stepped_at < 3000, "took too long to come to rest", world.stepped_at)
+        need(world.stepped_at < REST_S_MAX + world.slept_s, "took too long to come to rest", world.stepped_at)
 
 
 def run(seed: int, watcher: Watcher, **more: object) -> World:
-    """One schedule under full watch."""
-    world = World(seed, watcher, **more)  # type: ignore[arg-type]
-    return finish(world, watcher)
+    """The schedule of one seed under full watch."""
+    return run_schedule(schedule(seed), watcher, **more)
 
 
-def finish(world: World, watcher: Watcher) -> World:
-    """Run a world to its end, and look at what is left."""
-    watcher.ended.clear()
-    watcher.cooldowns.clear()
-    watcher.broke.clear()
-    watcher.broke_at.clear()
+def run_schedule(plan: Schedule, watcher: Watcher, **more: object) -> World:
+    """One schedule under full watch, to its end."""
+    watcher.begin()
+    world = World(plan, watcher, **more)  # type: ignore[arg-type]
     world.run()
-    watcher.settled(world)
     watcher.at_rest(world)
     return world
-
-
-def _shape(world: World) -> tuple[object, ...]:
-    """What distinguishes one situation from another, sizes and times apart. Numbers only: their hash is the same in
-    every process.
-    """
-    scheduler = world.scheduler
-    records = sorted(
-        (list(Residency).index(one.state), min(one.leases, 3), one.closed_from is not None, bool(one.leave_reason))
-        for one in scheduler.records.values()
-    )
-    lines = sorted(
-        (min(len(one.tickets()), 3), one.needs_memory, one.is_mixed) for one in scheduler.queue.lines.values()
-    )
-    return tuple(records), tuple(lines), scheduler.limits.policy == "fit", len(scheduler.promised)

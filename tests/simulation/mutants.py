@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from modelyard.errors import YardError
 from modelyard.residency import messages as say
-from modelyard.residency import room
 from modelyard.residency.queue import Ticket
 from modelyard.residency.scheduler import Scheduler
 from modelyard.residency.state import Failures, MemoryBooks, Record, ResidencyLimits
@@ -189,6 +186,17 @@ class LateGrant(Scheduler):
         return super()._wait(ticket)
 
 
+class SecondLoadByReload(Scheduler):
+    """New launch options start another worker beside the old one."""
+
+    def _requested(self, event: say.Requested) -> bool:
+        record = self.records.get(event.spec.name)
+        if record is not None and record.is_open and record.spec.identity != event.spec.identity:
+            del self.records[event.spec.name]
+            self._start(event.spec, event.spec.footprint.reserved_bytes)
+        return super()._requested(event)
+
+
 class SecondLoad(Scheduler):
     """A request for a model that leaves starts another worker beside it."""
 
@@ -207,42 +215,9 @@ class PinsForgotten(Scheduler):
         return False
 
 
-class KindsTogether(Scheduler):
-    """The other kind is asked to leave, and not seen gone, before the load."""
-
-    def __init__(self, limits: ResidencyLimits) -> None:
-        super().__init__(replace(limits, policy="fit") if limits.policy == "exclusive" else limits)
-
-
-class LadderSkipped(Scheduler):
-    """A load that broke for memory is tried again in the same way, for ever."""
-
-    def _goes_on(self, record: Record) -> bool:
-        return record.spec.name in self.queue.lines
-
-
-class UrgentClosedOut(Scheduler):
-    """A model loaded for an urgent request is closed to that request by an older one."""
-
-    def _propose(self) -> list[float]:
-        with _patched("_is_ahead", lambda *_: False):
-            return super()._propose()
-
-
-@contextmanager
-def _patched(name: str, instead: Callable[..., bool]) -> Iterator[None]:
-    had = getattr(room.Round, name)
-    setattr(room.Round, name, instead)
-    try:
-        yield
-    finally:
-        setattr(room.Round, name, had)
-
-
 HISTORICAL = (
     ResurrectedVictim, LockHeldOnException, LostDecrementOnCancel, ExpiryUnderUse, DoubleUnload, ReleaseBeforeExit,
-    FailedLoadKeepsReservation, SecondLoad, EarlyEndOfSharedLoad, StickyFailure, OneWayEjection, ShortenedCooldown,
-    ReloadForNothing, UnboundedBypass,
+    FailedLoadKeepsReservation, SecondLoadByReload, EarlyEndOfSharedLoad, StickyFailure, OneWayEjection,
+    ShortenedCooldown, ReloadForNothing, UnboundedBypass,
 )  # fmt: skip
-FURTHER = (BlindToOthers, LateGrant, PinsForgotten, KindsTogether, LadderSkipped, UrgentClosedOut)
-MUTANTS = (*HISTORICAL, *FURTHER)
+FURTHER = (SecondLoad, BlindToOthers, LateGrant, PinsForgotten)
