@@ -125,6 +125,7 @@ class FakeLease:
     progressed_at: float = field(default_factory=time.monotonic)
     failures: list[YardError] = field(default_factory=list)
     leaving_because: str = ""
+    degraded: tuple[str, ...] = ()
 
     def progressed(self) -> None:
         self.progressed_at = time.monotonic()

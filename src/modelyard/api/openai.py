@@ -133,6 +133,7 @@ class Exchange(Response):
         )
         frames = self._format.frames(self._new_id(), self._now(), asked.request.model, asked.include_usage)
         async with endpoints.inference.open(self._caller, asked.request, ticket) as stream:
+            frames.note = note_of(ticket)
             async for chunks in stream:
                 if data := frames.encode(chunks):
                     await writer.write(data)
@@ -143,7 +144,7 @@ class Exchange(Response):
         async with self._endpoints.inference.open(self._caller, asked.request, ticket) as stream:
             async for chunks in stream:
                 whole.add(chunks)
-        body = whole.body()
+        body = whole.body(note_of(ticket))
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -161,6 +162,8 @@ class Exchange(Response):
             facts.append((b"x-modelyard-model", ticket.model.encode("ascii", "replace")))
         if ticket.provider:
             facts.append((b"x-modelyard-node", ticket.provider.encode("ascii", "replace")))
+        if ticket.degraded:
+            facts.append((b"x-modelyard-degraded", ", ".join(ticket.degraded).encode("ascii", "replace")))
         if ticket.queue_s is None or ticket.load_s is None:
             return facts
         facts.append((b"x-modelyard-queue-ms", _ms(ticket.queue_s)))
@@ -180,3 +183,13 @@ class Exchange(Response):
 
 def _ms(seconds: float) -> bytes:
     return b"%d" % round(seconds * 1000)
+
+
+def note_of(ticket: Ticket) -> bytes:
+    """What is to be said about this answer inside its body, as JSON; empty where all is as it was asked for."""
+    if not ticket.degraded:
+        return b""
+    note: dict[str, object] = {"model": ticket.model, "degraded": ticket.degraded}
+    if ticket.fallback_reason:
+        note["fallback_reason"] = ticket.fallback_reason
+    return orjson.dumps(note)

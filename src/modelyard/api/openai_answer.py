@@ -1,7 +1,7 @@
 """Our chunks as OpenAI's answers: `chat.completion` and `text_completion`, whole or as the frames of a stream.
 
 Order of a streamed chat: a chunk with the role, then content, a finish per choice, usage if it was asked for, `[DONE]`.
-Pure; knows nothing about connections.
+A note (JSON) is told in the last chunk as the member `modelyard`. Pure; knows nothing about connections.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import orjson
 
 from modelyard.types.chat import Chunk, Delta, Progress, ToolCallDelta, Usage
 
+from .openai_logprobs import legacy_logprobs
+
 DONE = b"data: [DONE]\n\n"
 _dumps = orjson.dumps
 
 
 class Frames(Protocol):
     """Writes the frames of one streamed answer."""
+
+    note: bytes
 
     def encode(self, chunks: Sequence[Chunk]) -> bytes: ...
 
@@ -30,19 +34,33 @@ class Collector(Protocol):
 
     def add(self, chunks: Sequence[Chunk]) -> None: ...
 
-    def body(self) -> bytes: ...
+    def body(self, note: bytes = b"") -> bytes: ...
 
 
 class _Head:
     """What every chunk of a stream repeats, encoded once."""
 
-    __slots__ = ("close", "open", "usage_close")
+    __slots__ = ("close", "is_last_finish", "open", "usage_close")
 
     def __init__(self, kind: str, id: str, created: int, model: str, *, include_usage: bool) -> None:
         head = _dumps({"id": id, "object": kind, "created": created, "model": model})[:-1]
         self.open = b"data: " + head + b',"choices":['
         self.close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self.usage_close = b'],"usage":'
+        self.is_last_finish = not include_usage  # else usage comes after it
+
+    def finish_close(self, note: bytes) -> bytes:
+        """The end of a chunk that finishes a choice."""
+        return _noted(self.close, note) if self.is_last_finish else self.close
+
+    def usage(self, usage: Usage, note: bytes) -> bytes:
+        """The chunk that tells usage."""
+        return _noted(self.open + self.usage_close + _dumps(usage_body(usage)) + b"}\n\n", note)
+
+
+def _noted(frame: bytes, note: bytes) -> bytes:
+    """A frame, or the end of one, with a note as its last member."""
+    return frame[:-3] + b',"modelyard":' + note + b"}\n\n" if note else frame
 
 
 class ChatFrames:
@@ -50,6 +68,7 @@ class ChatFrames:
 
     def __init__(self, id: str, created: int, model: str, include_usage: bool) -> None:
         self._head = head = _Head("chat.completion.chunk", id, created, model, include_usage=include_usage)
+        self.note = b""
         self._include_usage = include_usage
         self._usage: Usage | None = None
         self._greeted: set[int] = set()
@@ -79,7 +98,7 @@ class ChatFrames:
         """The frames after the last chunk."""
         if not self._include_usage or self._usage is None:
             return DONE
-        return self._head.open + self._head.usage_close + _dumps(usage_body(self._usage)) + b"}\n\n" + DONE
+        return self._head.usage(self._usage, self.note) + DONE
 
     def _add_rare(self, chunk: Delta, frames: list[bytes]) -> None:
         delta: dict[str, object] = {}
@@ -96,7 +115,7 @@ class ChatFrames:
 
     def _frame(self, index: int, delta: dict[str, Any], logprobs: object | None, finish: str | None) -> bytes:
         choice = _dumps({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
-        return self._head.open + choice + self._head.close
+        return self._head.open + choice + (self._head.finish_close(self.note) if finish else self._head.close)
 
 
 class CompletionFrames:
@@ -104,6 +123,7 @@ class CompletionFrames:
 
     def __init__(self, id: str, created: int, model: str, include_usage: bool) -> None:
         self._head = _Head("text_completion", id, created, model, include_usage=include_usage)
+        self.note = b""
         self._include_usage = include_usage
         self._usage: Usage | None = None
         self._offsets: dict[int, int] = {}
@@ -121,7 +141,8 @@ class CompletionFrames:
                     "logprobs": legacy_logprobs(chunk.logprobs, offset),
                     "finish_reason": chunk.finish,
                 }
-                frames += (self._head.open, _dumps(choice), self._head.close)
+                close = self._head.finish_close(self.note) if chunk.finish else self._head.close
+                frames += (self._head.open, _dumps(choice), close)
             elif type(chunk) is Usage:
                 self._usage = chunk
         return b"".join(frames)
@@ -130,7 +151,7 @@ class CompletionFrames:
         """The frames after the last chunk."""
         if not self._include_usage or self._usage is None:
             return DONE
-        return self._head.open + self._head.usage_close + _dumps(usage_body(self._usage)) + b"}\n\n" + DONE
+        return self._head.usage(self._usage, self.note) + DONE
 
 
 class _Choice:
@@ -180,7 +201,7 @@ class _Whole:
             elif not isinstance(chunk, Progress):
                 self._usage = chunk
 
-    def _body(self, kind: str, choices: list[dict[str, object]]) -> bytes:
+    def _body(self, kind: str, choices: list[dict[str, object]], note: bytes) -> bytes:
         body: dict[str, object] = {
             "id": self._id,
             "object": kind,
@@ -190,13 +211,15 @@ class _Whole:
         }
         if self._usage is not None:
             body["usage"] = usage_body(self._usage)
+        if note:
+            body["modelyard"] = orjson.Fragment(note)
         return _dumps(body)
 
 
 class ChatAnswer(_Whole):
     """A whole chat answer."""
 
-    def body(self) -> bytes:
+    def body(self, note: bytes = b"") -> bytes:
         """The answer as JSON."""
         return self._body(
             "chat.completion",
@@ -209,13 +232,14 @@ class ChatAnswer(_Whole):
                 }
                 for index, choice in sorted(self._choices.items())
             ],
+            note,
         )
 
 
 class CompletionAnswer(_Whole):
     """A whole plain completion."""
 
-    def body(self) -> bytes:
+    def body(self, note: bytes = b"") -> bytes:
         """The answer as JSON."""
         return self._body(
             "text_completion",
@@ -228,6 +252,7 @@ class CompletionAnswer(_Whole):
                 }
                 for index, choice in sorted(self._choices.items())
             ],
+            note,
         )
 
 
@@ -265,24 +290,4 @@ def usage_body(usage: Usage) -> dict[str, object]:
         "total_tokens": usage.input_tokens + usage.output_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
-def legacy_logprobs(logprobs: Any, offset: int) -> dict[str, object] | None:
-    """Logprobs in the shape of plain completions. Engines give the shape of chats for both; ours may come ready."""
-    if not isinstance(logprobs, dict) or not isinstance(content := logprobs.get("content"), list):
-        return logprobs if isinstance(logprobs, dict) else None
-    tokens = [str(item.get("token", "")) for item in content]
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    return {
-        "tokens": tokens,
-        "token_logprobs": [item.get("logprob") for item in content],
-        "top_logprobs": [
-            {str(top.get("token", "")): top.get("logprob") for top in item.get("top_logprobs") or ()}
-            for item in content
-        ],
-        "text_offset": offsets,
     }

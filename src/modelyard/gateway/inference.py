@@ -1,21 +1,27 @@
 """The data plane's use case: serve one request, in the order a request lives. Also the list of those in flight.
 
 Name, permission, provider, lease, tokens, outcome; the caller was admitted by the guard at the door, before its body
-was read. Knows nothing about HTTP or any dialect.
+was read. Where the configuration says so, another model answers for one that cannot be brought in. Knows nothing about
+HTTP or any dialect.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, Self
+
+import structlog
 
 from modelyard.clock import Clock
 from modelyard.errors import (
     CapabilityMissing,
     ContextLengthExceeded,
+    InsufficientMemory,
     LoadFailed,
+    ModelFileError,
     ModelNotAllowed,
     RequestCancelled,
     UpstreamError,
@@ -30,6 +36,10 @@ from modelyard.types.status import RequestStatus
 from .keys import Caller
 from .metrics import Metrics
 from .usage import Usage as UsageRecorder
+
+log = structlog.get_logger()
+
+FALLBACK_CAUSES = (InsufficientMemory, LoadFailed, ModelFileError)  # it cannot be brought in: another one may
 
 
 class Names(Protocol):
@@ -50,6 +60,7 @@ class Inference:
         metrics: Metrics,
         clock: Clock,
         loading: Callable[[], Collection[str]] = tuple,
+        fallbacks: Callable[[str], Sequence[str]] = lambda _model: (),
     ) -> None:
         self._catalog = catalog
         self._provider = provider
@@ -57,6 +68,7 @@ class Inference:
         self._metrics = metrics
         self._clock = clock
         self._loading = loading  # names of the models being loaded: who waits for one of them is not queued
+        self._fallbacks = fallbacks  # by a model's name: those that answer for it if it cannot be brought in
         self._serial = itertools.count(1)
         self._in_flight: dict[str, Ticket] = {}
 
@@ -89,11 +101,50 @@ class Inference:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
         model = self._catalog.resolve(request.model)
         ticket.model, ticket.engine = model.name, model.engine
-        if not caller.may_use(model.name):
-            raise ModelNotAllowed(model=model.name)
+        check_allowed(caller, model)
         check_possible(model, request)
-        async with self._provider.answer(model, request, ticket) as chunks:
-            yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(model.name))
+        async with AsyncExitStack() as stack:
+            chunks = await self._first_answer(stack, caller, model, request, ticket)
+            yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(ticket.model))
+
+    async def _first_answer(
+        self, stack: AsyncExitStack, caller: Caller, model: Model, request: InferenceRequest, ticket: Ticket
+    ) -> ChunkStream:
+        """The model's answer; if it cannot be brought in, that of the first that stands in for it. Each is asked once.
+
+        If none can, the error is the model's own: the others are not what was asked for.
+        """
+        try:
+            return await stack.enter_async_context(self._provider.answer(model, request, ticket))
+        except FALLBACK_CAUSES as cause:
+            seen, waiting = {model.name}, deque(self._fallbacks(model.name))
+            while waiting:
+                other = self._stand_in(waiting.popleft(), caller, request)
+                if other is None or other.name in seen:
+                    continue
+                seen.add(other.name)
+                ticket.model, ticket.engine, ticket.degraded = other.name, other.engine, (f"model={other.name}",)
+                try:
+                    chunks = await stack.enter_async_context(self._provider.answer(other, request, ticket))
+                except FALLBACK_CAUSES:
+                    waiting.extend(self._fallbacks(other.name))
+                    continue
+                ticket.fallback_reason = cause.code
+                self._metrics.fallbacks.labels(model.name, other.name, cause.code).inc()
+                return chunks
+            ticket.model, ticket.engine, ticket.degraded = model.name, model.engine, ()
+            raise
+
+    def _stand_in(self, name: str, caller: Caller, request: InferenceRequest) -> Model | None:
+        """The model of that name, if this caller may use it and it can do what is asked."""
+        try:
+            model = self._catalog.resolve(name)
+            check_allowed(caller, model)
+            check_possible(model, request)
+        except YardError as why:
+            log.info("fallback.skipped", model=name, code=why.code)
+            return None
+        return model
 
     def cancel(self, request_id: str) -> bool:
         """End the requests of this id with `request_cancelled`; tell whether there was one."""
@@ -172,6 +223,12 @@ class MeteredStream:
             ticket.answered_at = now
             ticket.output_chunks += content_count
         return chunks
+
+
+def check_allowed(caller: Caller, model: Model) -> None:
+    """Refuse a model that this caller's key is not for."""
+    if not caller.may_use(model.name):
+        raise ModelNotAllowed(model=model.name)
 
 
 def check_possible(model: Model, request: InferenceRequest) -> None:

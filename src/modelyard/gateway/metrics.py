@@ -77,6 +77,9 @@ class Metrics:
         )
         self.load_s = histogram("model_load_seconds", "Loading a model.", ("kind",), LOAD_BUCKETS_S)
         self.load_failures = counter("model_load_failures", "Loads that failed.", ("engine", "code"))
+        self.fallbacks = counter(
+            "fallbacks", "Answers by another model than the one asked for.", ("model", "to", "reason")
+        )
         self.evictions = counter("evictions", "Models that left memory, by reason.", ("reason",))
         self.loaded_at = Gauge(
             "model_loaded_timestamp_seconds", "When a model was last loaded.", ("model",),

@@ -40,6 +40,8 @@ class Usage:
             "caller": ticket.caller_id,
             "model": ticket.model,
             "provider": ticket.provider,
+            "degraded": ticket.degraded,
+            "fallback_reason": ticket.fallback_reason,
             "code": code,
             "finish_reason": finish,
             "streamed": ticket.streamed,

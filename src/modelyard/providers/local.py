@@ -53,6 +53,7 @@ class LocalProvider:
             keep_alive_s=request.keep_alive_s,
         ) as lease:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
+            ticket.degraded += lease.degraded
             ticket.phase = "prefill"
             stream = WorkerStream(lease, model.name, request, ticket, self._deadlines)
             try:

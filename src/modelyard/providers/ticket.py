@@ -21,9 +21,9 @@ class Ticket:
     """What is known of one request between its first and its last byte."""
 
     __slots__ = (
-        "_error", "_task", "answered_at", "caller_id", "engine", "finish", "first_token_at", "id", "load_s", "model",
-        "output_chunks", "phase", "provider", "queue_s", "request_id", "route", "sent_at", "started_at", "streamed",
-        "usage",
+        "_error", "_task", "answered_at", "caller_id", "degraded", "engine", "fallback_reason", "finish",
+        "first_token_at", "id", "load_s", "model", "output_chunks", "phase", "provider", "queue_s", "request_id",
+        "route", "sent_at", "started_at", "streamed", "usage",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -34,9 +34,11 @@ class Ticket:
         self.started_at = started_at  # this and the other times: seconds of the monotonic clock
         self.phase: Phase = "received"
         self.streamed = False
-        self.model = ""  # canonical, once resolved
+        self.model = ""  # canonical, once resolved; of a fallback its own
         self.engine = ""  # the model's
         self.provider = ""
+        self.degraded: tuple[str, ...] = ()  # what was given up so that it is answered: `model=small`, `kv_type=q8_0`
+        self.fallback_reason = ""  # code of the error for which another model answers
         self.queue_s: float | None = None
         self.load_s: float | None = None
         self.sent_at: float | None = None  # handed to whoever answers

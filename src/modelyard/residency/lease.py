@@ -45,7 +45,7 @@ class Hosted:
 class Lease:
     """One slot of one worker. Lives exactly as long as the request that uses it; the manager takes it back."""
 
-    __slots__ = ("_clock", "_hosted", "_report", "epoch", "load_s", "model", "queue_s", "worker")
+    __slots__ = ("_clock", "_hosted", "_report", "degraded", "epoch", "load_s", "model", "queue_s", "worker")
 
     def __init__(
         self, hosted: Hosted, asked_at: float, now: float, clock: Clock, report: Callable[[Hosted, YardError], None]
@@ -54,6 +54,7 @@ class Lease:
         self.model = hosted.model
         self.epoch = hosted.epoch
         self.worker = hosted.worker
+        self.degraded = hosted.spec.degraded  # what was given up so that it fits
         self.load_s = max(0.0, hosted.ready_at - max(asked_at, hosted.began_at))  # of the wait, what was loading
         self.queue_s = max(0.0, now - asked_at - self.load_s)  # and the rest of it
         self._hosted = hosted
