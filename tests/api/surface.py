@@ -30,7 +30,7 @@ from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.operations import Operations
 from modelyard.types.memory import DeviceReading, Holder, ProcessMemory, Receipt
 from modelyard.types.model import Model
-from modelyard.types.status import DeviceStatus, RequestStatus, Residency, ResidentStatus
+from modelyard.types.status import DeviceStatus, RequestStatus, Residency, ResidentStatus, WaitStatus
 
 USER_KEY, ADMIN_KEY, SCRAPE_KEY = "user-key-0001", "admin-key-0001", "scrape-key-0001"
 KEYS = (
@@ -75,6 +75,9 @@ class FakeResidency:
         reading, held = DeviceReading("ram", "RAM", 100, 60), {"resident": 10, "promised": 0}
         game = Holder(77, "game", {"ram": 25})
         return (DeviceStatus(reading, 10, 90, 10, 30, held_bytes=held, holders=(game,), free_bytes=50),)
+
+    def waiting(self) -> tuple[WaitStatus, ...]:
+        return ()
 
     def failures(self) -> Mapping[str, str]:
         return {}

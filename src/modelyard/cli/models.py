@@ -17,10 +17,18 @@ from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.client.replies import ModelEntry
-    from modelyard.types.status import DeviceStatus, NodeStatus, ResidentStatus
+    from modelyard.types.status import DeviceStatus, NodeStatus, ResidentStatus, WaitStatus
 
 MODEL_COLUMNS = ("NAME", "SIZE", "MODIFIED", "CONTEXT", "ENGINE", "STATE")
 HOLDERS_SHOWN = 3
+WAITING_SHOWN = 20
+_REASONS = {
+    "loading": N_("the model is loading {detail}"),
+    "memory": N_("memory is being made free {detail}"),
+    "busy": N_("models in its way are busy: {detail}"),
+    "foreign": N_("others hold the memory of {detail}"),
+    "slot": N_("every slot is in use"),
+}
 RESIDENT_COLUMNS = ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "STATE", "BUSY")
 
 
@@ -88,7 +96,7 @@ def _resident_row(session: Session, resident: ResidentStatus) -> tuple[str, ...]
         processor(held),
         str(resident.context_length or "-"),
         _until(session, resident),
-        str(resident.state.value),
+        _state(session, resident),
         f"{resident.leases}/{resident.slots}",
     )
 
@@ -106,6 +114,17 @@ def processor(held_bytes: dict[str, int]) -> str:
     if gpu in (0, 100):
         return "100% GPU" if gpu else "100% CPU"
     return f"{100 - gpu}%/{gpu}% CPU/GPU"
+
+
+def _state(session: Session, resident: ResidentStatus) -> str:
+    """Where it stands; of a load how far it is, of a role's model for whom it is there."""
+    state = resident.state.value
+    if resident.progress is not None:
+        eta = format_duration(resident.eta_s or 0.0)
+        template = N_("{phase} {percent} %, about {eta}")
+        percent = round(100 * resident.progress)
+        state = session.terminal._(template, phase=resident.phase or state, percent=percent, eta=eta)
+    return f"{state} ({', '.join(resident.roles)})" if resident.roles else state
 
 
 def _until(session: Session, resident: ResidentStatus) -> str:
@@ -134,10 +153,23 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
         )
     if status.queue:
         terminal.say(N_("{count} requests wait."), count=status.queue)
+    for wait in status.waiting[:WAITING_SHOWN]:
+        terminal.say(N_("waiting for {model}: {text}"), model=wait.model, text=wait_text(session, wait))
     for model, problem in status.failures.items():  # it may have ended while it served, too
         terminal.say(N_("{model}: {problem}"), model=model, problem=problem)
     if status.draining:
         terminal.say(N_("The server is shutting down."))
+
+
+def wait_text(session: Session, wait: WaitStatus) -> str:
+    """Why somebody waits, at which place, and for how long about."""
+    _, because = session.terminal._, _REASONS.get(wait.reason, "")
+    parts = [_(because, detail=wait.detail).strip(" :") if because else wait.reason]
+    if wait.position > 1:
+        parts.append(_(N_("place {position}"), position=wait.position))
+    if wait.eta_s is not None:
+        parts.append(_(N_("about {eta}"), eta=format_duration(wait.eta_s)))
+    return ", ".join(parts)
 
 
 def write_device(session: Session, device: DeviceStatus) -> None:

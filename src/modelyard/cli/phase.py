@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 
+from modelyard.cli.models import wait_text
 from modelyard.cli.session import Session
 from modelyard.errors import N_, YardError
 from modelyard.types.status import NodeStatus
@@ -81,6 +82,10 @@ class PhaseLine:
 
 def phase_text(session: Session, status: NodeStatus, request_id: str) -> str:
     """The phase of one request in words; empty if the server does not know the request."""
-    phase = next((request.phase for request in status.requests if request.id == request_id), "")
-    template = _PHASES.get(phase, "")
+    request = next((request for request in status.requests if request.id == request_id), None)
+    if request is None:
+        return ""
+    phase, template = request.phase, _PHASES.get(request.phase, "")
+    if request.wait is not None:
+        return wait_text(session, request.wait)
     return session.terminal._(template, waiting=status.queue) if template else phase

@@ -19,7 +19,7 @@ from modelyard.errors import N_, NotFound, YardError
 from modelyard.events import EventBus
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Model
-from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus
+from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus, WaitStatus
 
 from .keys import Caller
 
@@ -40,6 +40,8 @@ class ResidencyControl(Protocol):
     def residents(self) -> tuple[ResidentStatus, ...]: ...
 
     def devices(self) -> tuple[DeviceStatus, ...]: ...
+
+    def waiting(self) -> tuple[WaitStatus, ...]: ...
 
     def failures(self) -> Mapping[str, str]: ...
 
@@ -134,6 +136,7 @@ class Operations:
             devices=self._residency.devices(),
             residents=self._residency.residents(),
             queue=self._residency.queue_length,
+            waiting=self._residency.waiting(),
             requests=self._requests.snapshot(),
             failures=dict(self._residency.failures()),
         )

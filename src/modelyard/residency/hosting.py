@@ -24,6 +24,7 @@ from modelyard.types.model import Model, ModelSpec
 from .lease import Hosted
 from .messages import Adopt, DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
 from .ports import RunningWorker, WorkerStarter
+from .progress import ProgressTeller
 from .receipts import Readings, counted_bytes, measure, memory_back, receipt, used_bytes
 
 LAST_LINES_SHOWN = 5
@@ -150,7 +151,7 @@ class Hosting:
         """Start the worker, unless it was given up; why it failed, or None."""
         if hosted.is_given_up:
             return None
-        progress = partial(self._progressed, hosted)
+        progress = ProgressTeller(hosted, self._clock, self._events)
         hosted.starting = asyncio.ensure_future(self._starter.start(hosted.model, hosted.epoch, progress))
         try:
             await asyncio.wait([hosted.starting])
@@ -198,9 +199,6 @@ class Hosting:
         old = hosted.spec.footprint
         footprint = Footprint(corrected(old, memory), "measured", min(old.band_ratio, MEASURED_BAND_RATIO), old.parts)
         learn(hosted, replace(hosted.spec, footprint=footprint, load_s_expected=hosted.load_s))
-
-    def _progressed(self, hosted: Hosted, text: str, share: float) -> None:
-        hosted.progress = (text, share)
 
     def _worker_exited(self, hosted: Hosted, worker: RunningWorker, exited: asyncio.Future[str]) -> None:
         if exited.cancelled() or hosted.leaving_because:

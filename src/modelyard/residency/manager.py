@@ -21,15 +21,14 @@ from modelyard.memory.devices import DeviceReader
 from modelyard.memory.holders import HolderReader, NoHolders
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Model, ModelSpec
-from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
 from . import messages as say
-from . import report
 from .guests import Guests
 from .hosting import Hosting
 from .lease import Asked, Hosted, Lease
 from .ports import WorkerStarter
 from .scheduler import Scheduler
+from .standing import Standing
 from .state import ResidencyLimits
 from .use import Use
 from .watch import READ_EVERY_S, DeviceWatch
@@ -39,7 +38,7 @@ SPECS_MAX = 1024
 _log = structlog.get_logger()
 
 
-class ResidencyManager:
+class ResidencyManager(Standing):
     """Who is in memory, and who may use it."""
 
     def __init__(
@@ -69,6 +68,7 @@ class ResidencyManager:
         self._is_stepping = False
         self._asked: dict[int, Asked] = {}
         self._tickets = 0
+        self._numbers: dict[str, int] = {}  # by request: the number under which it waits
         self._models: dict[str, Model] = {}  # as last asked for, by name
         self._specs: dict[str, ModelSpec] = {}  # by model identity
         self._alarm: asyncio.TimerHandle | None = None
@@ -123,10 +123,13 @@ class ResidencyManager:
         try:
             due = min(use.deadline, asked.at + self._queue_s)
             self.feed(say.Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
+            self._numbers[use.ticket] = number
             hosted = await self._watch.result(asked)
         except BaseException:
             self._forget(number, asked)
             raise
+        finally:
+            self._numbers.pop(use.ticket, None)
         now = self._clock.monotonic()
         if not hosted.leases:
             hosted.busy_since = now
@@ -165,38 +168,6 @@ class ResidencyManager:
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model from eviction and expiry, or no longer."""
         self.feed(say.PinAsked(self._clock.monotonic(), name, pinned))
-
-    # Status.
-
-    def residents(self) -> tuple[ResidentStatus, ...]:
-        engines = {name: model.engine for name, model in self._models.items()}
-        return report.residents(self._scheduler, self._hosting.by_epoch, engines, self._clock.monotonic())
-
-    def devices(self) -> tuple[DeviceStatus, ...]:
-        return report.devices(self._scheduler, self._watch.holders_on)
-
-    async def refresh(self) -> None:
-        """Bring what `devices` says up to date."""
-        await self._watch.fresh()
-
-    def failures(self) -> dict[str, str]:
-        """Per model why its last load or worker failed, if nothing went well since."""
-        return self._scheduler.failures.reasons()
-
-    def residency_of(self, name: str) -> Residency:
-        """Advisory: it may change the next moment."""
-        record = self._scheduler.records.get(name)
-        if record is not None:
-            return record.state
-        return Residency.WAITING if name in self._scheduler.promised else Residency.ABSENT
-
-    @property
-    def queue_length(self) -> int:
-        return len(self._scheduler.queue)
-
-    @property
-    def lease_count(self) -> int:
-        return len(self._scheduler.leases)
 
     # The owner's loop.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from modelyard.clock import Clock
 from modelyard.memory.planner import add
 from modelyard.types.memory import Holder
-from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
+from modelyard.types.status import DeviceStatus, Residency, ResidentStatus, WaitStatus
 
 from .lease import Hosted
+from .progress import remaining_s
 from .scheduler import Scheduler
 from .state import Record
 
@@ -75,6 +78,7 @@ def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: 
     line = scheduler.queue.lines.get(name)
     expires_at = scheduler.expires_at(record)
     is_up = worker is not None
+    phase, share, eta_s = _load(record, hosted, now)
     return ResidentStatus(
         model=name,
         engine=hosted.model.engine if hosted is not None else "",
@@ -95,5 +99,29 @@ def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: 
         band_ratio=record.spec.footprint.band_ratio,
         peak_bytes=dict(record.peak),
         file_bytes=hosted.memory.file_bytes if hosted is not None else 0,
+        degraded=record.spec.degraded,
+        roles=tuple(sorted(scheduler.roles.get(name, ()))),
+        kind=record.spec.kind,
+        phase=phase,
+        progress=share,
+        eta_s=eta_s,
         pid=worker.pid or None if worker is not None else None,  # another node's has none that we know
     )
+
+
+def _load(record: Record, hosted: Hosted | None, now: float) -> tuple[str, float | None, float | None]:
+    """Phase, progress and the time left of a load under way."""
+    if record.state is not Residency.LOADING or hosted is None:
+        return "", None, None
+    phase, share = hosted.progress
+    return phase or "starting", share, remaining_s(record.spec.load_s_expected, now - hosted.began_at, share)
+
+
+def with_progress(told: WaitStatus, hosted: Hosted | None, clock: Clock) -> WaitStatus:
+    """What somebody waits for, with what is seen of the load: how far it is, and its own pace."""
+    if told.reason != "loading" or hosted is None:
+        return told
+    _phase, share = hosted.progress
+    expected_s, elapsed_s = hosted.spec.load_s_expected, clock.monotonic() - hosted.began_at
+    later_s = remaining_s(expected_s, elapsed_s, share) - max(0.0, expected_s - elapsed_s)
+    return replace(told, detail=f"{share:.0%}", eta_s=None if told.eta_s is None else told.eta_s + later_s)

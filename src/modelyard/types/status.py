@@ -87,6 +87,7 @@ class RequestStatus:
     phase: str  # queued, loading, prefill, generating
     age_s: float
     output_tokens: int
+    wait: WaitStatus | None = None  # how it stands with it while it waits for memory or a slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +101,6 @@ class NodeStatus:
     devices: tuple[DeviceStatus, ...] = ()
     residents: tuple[ResidentStatus, ...] = ()
     queue: int = 0
+    waiting: tuple[WaitStatus, ...] = ()  # in the order in which their models get memory
     requests: tuple[RequestStatus, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)  # model -> why its last load failed
