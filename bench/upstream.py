@@ -79,6 +79,7 @@ class StaticEngine:
     """Serves the one model `static` by nginx, through the same door as every other worker."""
 
     name = "static"
+    version = "1"
 
     def __init__(self, folder: Path, slots: int = 256) -> None:
         self._folder = folder
@@ -91,6 +92,9 @@ class StaticEngine:
         return LaunchOptions(slots=self._slots, context_length=4096)
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
+        return self.estimate(model, options)
+
+    def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
         return Footprint({"ram": 16 * 1024**2}, source="declared")
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -35,6 +35,7 @@ from modelyard.gateway.operations import Operations
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
+from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
@@ -46,6 +47,7 @@ from modelyard.types.status import Residency
 from modelyard.wiring import (
     deadlines,
     default_model,
+    fallbacks,
     guard,
     keeping,
     llamacpp,
@@ -58,6 +60,7 @@ from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter
 
+FOOTPRINTS_FILE = "footprints.sqlite"  # what loads took
 CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who loads pinned models, in the log of acts
 
 log = structlog.get_logger()
@@ -96,7 +99,8 @@ async def running_node(
         scanned = partial(scan_models, settings, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
-        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings))
+        store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
+        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)
         there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
         manager, neighbours = residency(settings, clock, events, devices, starter, there)
 
@@ -105,7 +109,7 @@ async def running_node(
         provider = LocalProvider(manager, clock, deadlines(settings))
         inference = Inference(
             catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
-            loading=lambda: loading_names(manager),
+            loading=lambda: loading_names(manager), fallbacks=partial(fallbacks, settings),
         )  # fmt: skip
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,

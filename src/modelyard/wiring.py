@@ -32,7 +32,8 @@ from modelyard.residency.neighbours import Neighbour, SharedNodeStarter
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import DeviceReading
 from modelyard.types.model import Model
-from modelyard.workers.start import Keeping, StartLimits
+from modelyard.workers.launch_plan import Keeping
+from modelyard.workers.start import StartLimits
 
 BUILTIN = "yardling"
 
@@ -68,6 +69,12 @@ async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapp
     )
 
 
+def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:
+    """Who answers for a model that cannot be brought in, in order."""
+    steps = (step.partition("=") for step in settings.models.options_for(model).ladder)
+    return tuple(name for key, _equals, name in steps if key == "model")
+
+
 def overrides(options: ModelOptions) -> LlamaOverrides:
     return LlamaOverrides(
         context_length=options.context_length,
@@ -83,18 +90,31 @@ def overrides(options: ModelOptions) -> LlamaOverrides:
 def residency_limits(settings: Settings) -> ResidencyLimits:
     residency = settings.residency
     return ResidencyLimits(
+        policy=settings.memory.policy,
+        groups={name: group.resident_max for name, group in settings.models.groups.items()},
         headroom_bytes=settings.memory.headroom_bytes,
+        headroom_by_device=settings.memory.headroom,
         idle_ttl_s=residency.idle_ttl_s if residency.unload_enabled else -1.0,
         queue_max=residency.queue_max,
     )
 
 
 def keeping(settings: Settings) -> dict[str, Keeping]:
-    """How long single models stay, by name. Nothing expires where idle unloading is off."""
+    """What the configuration says of models in memory, by name. Nothing expires where idle unloading is off.
+
+    The empty name is every other model: it has the ladder of `models.launch`.
+    """
     is_on = settings.residency.unload_enabled
     return {
-        name: Keeping(options.idle_ttl_s if is_on else None, options.pinned)
-        for name, options in settings.models.options.items()
+        name: Keeping(
+            idle_ttl_s=options.idle_ttl_s if is_on else None,
+            pinned=options.pinned,
+            weight=options.weight,
+            priority=options.priority,
+            group=options.group,
+            ladder=options.ladder,
+        )
+        for name, options in ((name, settings.models.options_for(name)) for name in ("", *settings.models.options))
     }
 
 

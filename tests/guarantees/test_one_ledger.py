@@ -23,6 +23,7 @@ from modelyard.engines.base import LaunchOptions
 from modelyard.engines.echo import Echo, echo_model
 from modelyard.errors import YardError
 from modelyard.events import EventBus
+from modelyard.memory.measured import Measured
 from modelyard.memory.planner import add
 from modelyard.providers.ollama_residents import OllamaResidents
 from modelyard.residency.manager import ResidencyManager
@@ -107,17 +108,22 @@ class Watched:
     def __init__(self, inner: Starter, machine: Machine) -> None:
         self._inner, self._machine = inner, machine
 
-    async def spec(self, model: Model) -> ModelSpec:
-        return await self._inner.spec(model)
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
+        return await self._inner.spec(model, context_length)
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        self._inner.remember(spec, measured)
+
+    async def start(
+        self, model: Model, epoch: int, on_progress: Callable[[str, float], None], spec: ModelSpec | None = None
+    ) -> RunningWorker:
         size = STEADY.get(model.name) or int(VAGUE[model.name] * WRONG_RATIO)
         with self._machine.changing:
             self._machine.starting[model.name] = size
         self._machine.used()
         pid = 0
         try:
-            worker = await self._inner.start(model, epoch, on_progress)
+            worker = await self._inner.start(model, epoch, on_progress, spec)
             pid = worker.pid
         finally:
             with self._machine.changing:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from modelyard.memory.devices import FakeDevices
+from modelyard.memory.measured import Measured
 from modelyard.types.memory import Footprint, ProcessMemory
 from modelyard.types.model import Model, ModelSpec
 
@@ -60,13 +61,19 @@ class FakeStarter:
         self.workers: list[FakeWorker] = []
         self.starts: list[str] = []
         self.cancelled: list[str] = []
+        self.remembered: list[tuple[ModelSpec, Measured]] = []
         self.on_start: Callable[[str], Awaitable[None]] | None = None
 
-    async def spec(self, model: Model) -> ModelSpec:
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        self.remembered.append((spec, measured))
+
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
         await asyncio.sleep(0)
         return ModelSpec(model.name, model.identity, Footprint({"gpu0": self.sizes[model.name]}), self.slots)
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> FakeWorker:
+    async def start(
+        self, model: Model, epoch: int, on_progress: Callable[[str, float], None], spec: ModelSpec | None = None
+    ) -> FakeWorker:
         self.starts.append(model.name)
         on_progress("loading", 0.5)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from modelyard.events import EventBus
 from modelyard.memory.devices import FakeDevices
 from modelyard.residency.lease import Lease
 from modelyard.residency.manager import ResidencyManager
+from modelyard.residency.messages import Shutdown
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.status import Residency
 from tests.residency.fakes import MIB, FakeStarter, model, until
@@ -48,7 +50,7 @@ class Yard:
         )
 
     @asynccontextmanager
-    async def lease(self, name: str, wait_s: float = 20.0, **more: float) -> AsyncIterator[Lease]:
+    async def lease(self, name: str, wait_s: float = 20.0, **more: Any) -> AsyncIterator[Lease]:
         deadline = CLOCK.monotonic() + wait_s
         async with self.manager.lease(model(name), ticket="t", caller="me", deadline=deadline, **more) as lease:
             yield lease
@@ -317,7 +319,7 @@ async def test_closing_ends_every_worker_and_refuses_who_waits() -> None:
 async def test_draining_lets_leases_finish() -> None:
     async with running() as yard:
         async with yard.lease("a"):
-            yard.manager.drain()
+            yard.manager.feed(Shutdown(CLOCK.monotonic()))
             with pytest.raises(ShuttingDown):
                 await yard.use("a")
             assert yard.starter.live == ["a"]

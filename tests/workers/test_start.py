@@ -12,9 +12,10 @@ from modelyard.engines.echo import Echo, echo_model
 from modelyard.errors import LoadFailed, LoadStalled, ModelFileError
 from modelyard.types.memory import RAM, Footprint, ProcessMemory
 from modelyard.types.model import Model
+from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.marked import RUN_VARIABLE, find_marked
 from modelyard.workers.run_folder import RunFolder
-from modelyard.workers.start import Keeping, Starter, StartLimits
+from modelyard.workers.start import Starter, StartLimits
 from tests.workers.waiting import until
 
 

@@ -44,6 +44,7 @@ class Engine(Protocol):
     """A recipe for workers."""
 
     name: str
+    version: str  # of the library: what one needs, another may not
 
     def serves(self, model: Model) -> bool:
         """Whether this engine can serve the model's files."""
@@ -55,6 +56,10 @@ class Engine(Protocol):
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
         """Predicted bytes per device. May start a short-lived helper process; callers keep the answer."""
+        ...
+
+    def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
+        """The same without a helper process: less exact, and at once."""
         ...
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:

@@ -42,6 +42,7 @@ class Echo:
     """Starts scripted workers."""
 
     name = NAME
+    version = "1"
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = scrubbed(environment or {})
@@ -55,6 +56,9 @@ class Echo:
         return LaunchOptions(settings.slots, settings.context_length, reasons={"slots": script.reason})
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
+        return self.estimate(model, options)
+
+    def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
         return Footprint({RAM: EchoSettings.parse(model.metadata).footprint_bytes}, source="declared")
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +49,7 @@ class LlamaCpp:
     """Starts llama.cpp workers."""
 
     name = NAME
+    version = version("xllamacpp")
 
     def __init__(
         self,
@@ -99,15 +101,19 @@ class LlamaCpp:
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:
         """The engine's own table if it gives one, else the formula over the header's facts."""
-        if model.facts is None:
-            raise ModelFileError(path=model.name, problem="its header says nothing about memory")
-        shape = self._shape(model, options)
-        if self._has_oracle:
+        if self._has_oracle and model.facts is not None:
             async with self._asking:
+                shape = self._shape(model, options)
                 answer = await ask(model.files[0], shape, model.facts, environment=self._environment)
             if answer is not None:
                 return answer
-        return predict(model.facts, shape)
+        return self.estimate(model, options)
+
+    def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
+        """The formula over the header's facts."""
+        if model.facts is None:
+            raise ModelFileError(path=model.name, problem="its header says nothing about memory")
+        return predict(model.facts, self._shape(model, options))
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
         values = options.values

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -17,6 +17,7 @@ from modelyard.clock import Clock
 from modelyard.errors import LoadFailed, OutOfMemory, WorkerCrashed, YardError
 from modelyard.events import EventBus
 from modelyard.memory.devices import DeviceReader
+from modelyard.memory.measured import Measured
 from modelyard.memory.planner import add, corrected, in_use
 from modelyard.types.memory import Footprint, ProcessMemory, Receipt
 from modelyard.types.model import Model, ModelSpec
@@ -25,7 +26,7 @@ from .lease import Hosted
 from .messages import Adopt, DevicesRead, Event, Load, LoadBroke, Loaded, Unload, Unloaded, WorkerDied
 from .ports import RunningWorker, WorkerStarter
 from .progress import ProgressTeller
-from .receipts import Readings, counted_bytes, measure, memory_back, receipt, used_bytes
+from .receipts import Readings, counted_bytes, measure, memory_back, receipt, told, used_bytes
 
 LAST_LINES_SHOWN = 5
 MEASURED_BAND_RATIO = 0.05  # how wrong a prediction is that was measured before
@@ -152,7 +153,7 @@ class Hosting:
         if hosted.is_given_up:
             return None
         progress = ProgressTeller(hosted, self._clock, self._events)
-        hosted.starting = asyncio.ensure_future(self._starter.start(hosted.model, hosted.epoch, progress))
+        hosted.starting = asyncio.ensure_future(self._starter.start(hosted.model, hosted.epoch, progress, hosted.spec))
         try:
             await asyncio.wait([hosted.starting])
         except asyncio.CancelledError:  # the node ends: nothing may stay behind
@@ -199,6 +200,14 @@ class Hosting:
         old = hosted.spec.footprint
         footprint = Footprint(corrected(old, memory), "measured", min(old.band_ratio, MEASURED_BAND_RATIO), old.parts)
         learn(hosted, replace(hosted.spec, footprint=footprint, load_s_expected=hosted.load_s))
+        self._remember(hosted, memory, (hosted.load_s,))
+
+    def _remember(self, hosted: Hosted, memory: ProcessMemory, loads_s: tuple[float, ...] = ()) -> None:
+        """For the next prediction, also after a restart. What an engine said of its parts stays beside it."""
+        spec, most = hosted.spec, max(memory.anonymous_bytes, hosted.memory.anonymous_bytes)
+        parts = {name: count for name, count in spec.footprint.parts.items() if not name.startswith("measured_")}
+        known = Measured(corrected(spec.footprint, memory), parts, most, memory.file_bytes, loads_s)
+        self._starter.remember(spec, known)
 
     def _worker_exited(self, hosted: Hosted, worker: RunningWorker, exited: asyncio.Future[str]) -> None:
         if exited.cancelled() or hosted.leaving_because:
@@ -212,6 +221,8 @@ class Hosting:
     async def _unload(self, hosted: Hosted, worker: RunningWorker) -> None:
         began_at = self._clock.monotonic()
         memory = await asyncio.to_thread(measure, worker.memory)
+        if memory.anonymous_bytes or memory.gpu_bytes:  # what it held after its work says more than what it began with
+            self._remember(hosted, memory)
         first = await asyncio.to_thread(self.read_devices)
         before = used_bytes(first)
         await self._stop(hosted, worker)
@@ -281,17 +292,6 @@ class Hosting:
         return memory
 
     def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
-        fields: dict[str, object] = {
-            "model": hosted.spec.name,
-            "engine": hosted.model.engine,
-            "epoch": hosted.epoch,
-            "reason": done.reason,
-            "before_bytes": done.before_bytes,
-            "after_bytes": done.after_bytes,
-            "freed_bytes": done.freed_bytes,
-            "leaked_bytes": done.leaked_bytes,
-            "worker": asdict(done.worker),
-            "took_s": round(done.took_s, 3),
-        }
+        fields = {"model": hosted.spec.name, "engine": hosted.model.engine, "epoch": hosted.epoch, **told(done)}
         _log.info(name, **fields)
         self._events.publish(name, self._clock.wall(), **fields)

@@ -30,7 +30,7 @@ from .ports import WorkerStarter
 from .scheduler import Scheduler
 from .standing import Standing
 from .state import ResidencyLimits
-from .use import Use
+from .use import NO_WISH, Use, Wish
 from .watch import READ_EVERY_S, DeviceWatch
 
 SPECS_MAX = 1024
@@ -70,7 +70,7 @@ class ResidencyManager(Standing):
         self._tickets = 0
         self._numbers: dict[str, int] = {}  # by request: the number under which it waits
         self._models: dict[str, Model] = {}  # as last asked for, by name
-        self._specs: dict[str, ModelSpec] = {}  # by model identity
+        self._specs: dict[tuple[str, int | None], ModelSpec] = {}  # by model identity and wished context
         self._alarm: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
         self._closed = asyncio.Event()
@@ -99,30 +99,37 @@ class ResidencyManager(Standing):
         if self._hosting.tasks is not None:
             await self._closed.wait()
 
-    def drain(self) -> None:
-        """Take nothing new; let what runs finish. `close` follows."""
-        self.feed(say.Shutdown(self._clock.monotonic()))
-
     # The data plane.
 
     def lease(
-        self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
+        self,
+        model: Model,
+        *,
+        ticket: str,
+        caller: str,
+        deadline: float,
+        keep_alive_s: float | None = None,
+        wish: Wish = NO_WISH,
     ) -> Use:
         """Use a model: loaded if need be, others evicted if need be, waited for until `deadline` (monotonic).
 
         `async with manager.lease(...) as lease:`; `ticket` is the request's id.
         """
-        return Use(self, model, ticket, caller, deadline, keep_alive_s)
+        return Use(self, model, ticket, caller, deadline, keep_alive_s, wish)
 
     async def take(self, use: Use) -> Lease:
         """The first half of a use; without a suspension if a slot is free."""
-        spec = self._specs.get(use.model.identity) or await self._spec(use.model)
+        wish = use.wish
+        spec = self._specs.get((use.model.identity, wish.context_length))
+        if spec is None:
+            spec = await self._spec(use.model, wish.context_length)
         if self.look_around is not None and spec.name not in self._scheduler.records:
             await self.look_around()
         number, asked = self._ask(use.model, spec)
         try:
             due = min(use.deadline, asked.at + self._queue_s)
-            self.feed(say.Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s))
+            wanted = say.Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s, wish.priority, wish.role)
+            self.feed(wanted)
             self._numbers[use.ticket] = number
             hosted = await self._watch.result(asked)
         except BaseException:
@@ -146,24 +153,28 @@ class ResidencyManager(Standing):
 
     # The control plane.
 
-    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None:
+    async def load(
+        self, model: Model, *, pinned: bool | None = None, context_length: int | None = None, role: str = ""
+    ) -> Receipt | None:
         """Bring a model in; the receipt of its load, or None if it was there already."""
-        spec = await self._spec(model)
+        spec = await self._spec(model, context_length)
         if self.look_around is not None:
             await self.look_around()
         number, asked = self._ask(model, spec)
         try:
-            self.feed(say.LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned))
+            self.feed(say.LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned, role))
             hosted = await self._watch.result(asked)
         finally:
             self._forget(number, asked)
         return hosted.receipt if hosted.ready_at >= asked.at else None
 
-    async def unload(self, name: str, *, force: bool = False) -> Receipt | None:
-        """Take a model out, after its leases unless forced; None if it was not there."""
+    async def unload(self, name: str, *, force: bool = False, role: str = "") -> Receipt | None:
+        """Take a model out, after its leases unless forced; None if it was not there, or another role still has it."""
         hosted = self._hosting.current(name)
-        self.feed(say.UnloadAsked(self._clock.monotonic(), name, force))
-        return await asyncio.shield(hosted.end) if hosted is not None else None
+        self.feed(say.UnloadAsked(self._clock.monotonic(), name, force, role))
+        if hosted is None or (role and self._scheduler.roles.get(name)):
+            return None
+        return await asyncio.shield(hosted.end)
 
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model from eviction and expiry, or no longer."""
@@ -230,25 +241,28 @@ class ResidencyManager(Standing):
         if asked.error is None:
             self.feed(say.Cancelled(self._clock.monotonic(), number))
 
-    async def _spec(self, model: Model) -> ModelSpec:
-        spec = self._specs.get(model.identity)
+    async def _spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
+        spec = self._specs.get((model.identity, context_length))
         if spec is None:
-            spec = await self._starter.spec(model)
-            self._keep(model, spec)
+            spec = await self._starter.spec(model, context_length)
+            self._keep(model, spec, context_length)
         return spec
 
     def _register(self, model: Model, spec: ModelSpec) -> None:
         self._models[spec.name] = model
-        self._keep(model, spec)
+        self._keep(model, spec, None)
 
-    def _keep(self, model: Model, spec: ModelSpec) -> None:
-        self._specs[model.identity] = spec
+    def _keep(self, model: Model, spec: ModelSpec, context_length: int | None) -> None:
+        self._specs[model.identity, context_length] = spec
         while len(self._specs) > SPECS_MAX:
             del self._specs[next(iter(self._specs))]
 
     def _learn(self, hosted: Hosted, spec: ModelSpec) -> None:
         """The next load of the same model is planned with what this one really took."""
-        self._specs[hosted.model.identity] = spec
+        for key, known in self._specs.items():
+            is_same = known.identity == spec.identity and known.context_length == spec.context_length
+            if key[0] == hosted.model.identity and is_same and not spec.degraded:
+                self._specs[key] = spec
 
     def _report(self, hosted: Hosted, error: YardError) -> None:
         self.feed(say.WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))

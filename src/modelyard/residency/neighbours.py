@@ -21,6 +21,7 @@ import structlog
 
 from modelyard.clock import Clock
 from modelyard.errors import LoadFailed, YardError
+from modelyard.memory.measured import Measured
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
 from modelyard.types.model import Kind, Model, ModelSpec
 
@@ -134,11 +135,17 @@ class Starters:
     def __init__(self, here: WorkerStarter, there: SharedNodeStarter) -> None:
         self._here, self._there = here, there
 
-    async def spec(self, model: Model) -> ModelSpec:
-        return await self._for(model).spec(model)
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
+        return await self._for(model).spec(model, context_length)
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
-        return await self._for(model).start(model, epoch, on_progress)
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        if spec.kind == "local":
+            self._here.remember(spec, measured)
+
+    async def start(
+        self, model: Model, epoch: int, on_progress: Callable[[str, float], None], spec: ModelSpec | None = None
+    ) -> RunningWorker:
+        return await self._for(model).start(model, epoch, on_progress, spec)
 
     def _for(self, model: Model) -> WorkerStarter:
         return self._there if NODE in model.metadata else self._here
@@ -155,13 +162,18 @@ class SharedNodeStarter:
         self._read, self._clock = read, clock
         self._specs: dict[str, ModelSpec] = {}  # as measured, by model identity
 
-    async def spec(self, model: Model) -> ModelSpec:
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        """What its node says of its models is asked anew after a restart."""
+
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
         """As measured before; else it gets the node's devices to itself, once."""
         at = self._of(model)
         unknown = Footprint(dict.fromkeys(at.devices, 0), "unknown")
         return self._specs.get(model.identity) or self._spec(at, model, unknown, LOAD_S_EXPECTED)
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> NodeWorker:
+    async def start(
+        self, model: Model, epoch: int, on_progress: Callable[[str, float], None], spec: ModelSpec | None = None
+    ) -> NodeWorker:
         """Raises what the node says. One that is cancelled is taken back, as far as the node lets us."""
         at, began_at = self._of(model), self._clock.monotonic()
         with at.acting(model.name):

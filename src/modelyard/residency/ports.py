@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modelyard.memory.measured import Measured
 from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Kind, Model, ModelSpec
 
@@ -67,10 +68,16 @@ class SharedNode(Protocol):
 class WorkerStarter(Protocol):
     """Turns a model into a running worker."""
 
-    async def spec(self, model: Model) -> ModelSpec:
-        """Its size and slots; kept per model identity."""
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
+        """Its size, its slots and the smaller ways to start it, with a context for so many tokens."""
         ...
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> RunningWorker:
-        """Raises `LoadFailed` or `LoadStalled`; cancellation ends what was started."""
+    async def start(
+        self, model: Model, epoch: int, on_progress: Callable[[str, float], None], spec: ModelSpec | None = None
+    ) -> RunningWorker:
+        """Start it as `spec` says. Raises `LoadFailed` or `LoadStalled`; cancellation ends what was started."""
+        ...
+
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        """What a load really took, for the next prediction."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Literal
 
 import structlog
@@ -74,6 +75,19 @@ def receipt(
     """Before, after, and the difference, per device."""
     freed = {device: count - after.get(device, 0) for device, count in before.items()}
     return Receipt(action, model, reason, before, after, freed, worker, took_s, leaked_bytes)
+
+
+def told(done: Receipt) -> dict[str, object]:
+    """A receipt as the fields of an event."""
+    return {
+        "reason": done.reason,
+        "before_bytes": done.before_bytes,
+        "after_bytes": done.after_bytes,
+        "freed_bytes": done.freed_bytes,
+        "leaked_bytes": done.leaked_bytes,
+        "worker": asdict(done.worker),
+        "took_s": round(done.took_s, 3),
+    }
 
 
 def _missing(before: dict[str, int], now: dict[str, int], worker: ProcessMemory) -> int:

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from modelyard.memory.eviction import Candidate, cost_of_return, relief
 from modelyard.memory.planner import Ledger, NoFit, add, evictions, never_fits, overcommit, plan, shortage
 from modelyard.types.model import ModelSpec
-from modelyard.types.status import Residency
 
 from .queue import Line
 from .rules import Bytes, Proposal, Rules, share_device
-from .state import Record, ResidencyLimits, Setback
+from .state import LOADING, Record, ResidencyLimits, Setback
 
 
 def propose(
@@ -39,7 +38,7 @@ class Round(Rules):
         for model, line in self.lines.items():
             record = self.records.get(model)
             if record is not None and record.is_staying:
-                if record.state is Residency.LOADING or record.spec.serves(line.spec):
+                if record.state is LOADING or record.spec.serves(line.spec):
                     continue  # it only waits for a slot, or for the load to end
                 if self._finishes_first(model, line, record):
                     continue

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from modelyard.memory.eviction import Candidate, cost_of_return
 from modelyard.memory.planner import Ledger, NoFit, add
 from modelyard.types.model import ModelSpec
-from modelyard.types.status import Residency
 
 from .queue import Line
-from .state import Record, ResidencyLimits, Setback
+from .state import LOADING, Record, ResidencyLimits, Setback
 
 Bytes = dict[str, int]
 
@@ -72,7 +71,7 @@ class Rules:
 
     def _candidate(self, name: str) -> Candidate:
         record = self.records[name]
-        idle_s = self.now - record.idle_since if record.state is not Residency.LOADING and not record.leases else 0.0
+        idle_s = self.now - record.idle_since if not record.leases and record.state is not LOADING else 0.0
         cost = cost_of_return(
             (record.load_s or record.spec.load_s_expected) * record.spec.weight,
             max(0.0, idle_s),
@@ -84,12 +83,12 @@ class Rules:
 
     def _users(self, name: str, record: Record) -> int:
         """How many have to be served first."""
-        return record.leases + (1 if name in self.lines or record.state is Residency.LOADING else 0)
+        return record.leases + (1 if name in self.lines or record.state is LOADING else 0)
 
     def _is_idle(self, name: str, before: int | None = None) -> bool:
         """Nobody uses it, and nobody waits to; with `before`, nobody who came earlier than that waits to."""
         record = self.records[name]
-        if record.state is Residency.LOADING or record.leases:
+        if record.leases or record.state is LOADING:
             return False
         line = self.lines.get(name)
         return line is None or (before is not None and line.head.order > before)
@@ -157,8 +156,10 @@ class Rules:
 
     def _nothing_left(self, way: ModelSpec, need: Bytes) -> NoFit | None:
         """A model of unknown size whose device pinned models and others have filled."""
+        if way.footprint.is_known:
+            return None
         full = next((device for device, count in need.items() if not count), None)
-        if way.footprint.is_known or full is None:
+        if full is None:
             return None
         ledger = self.ledgers[full]
         return NoFit(full, 0, ledger.budget_bytes, 0, ledger.foreign_bytes, never=False)

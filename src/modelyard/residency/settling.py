@@ -10,6 +10,7 @@ from .messages import Grant
 from .refusals import no_room, waited_too_long
 from .room import propose
 from .rules import Proposal
+from .state import LOADING
 
 
 class Settling(Acts):
@@ -56,13 +57,13 @@ class Settling(Acts):
     def _end_what_is_over(self) -> None:
         """Firm drains without leases leave; a load nobody waits for any more is given up while that saves much."""
         for record in list(self.records.values()):
-            if record.state is Residency.DRAINING and record.leave_reason and not record.leases:
+            if record.leave_reason and not record.leases and record.state is Residency.DRAINING:
                 self._send_away(record, record.leave_reason)
             elif record.recycle_by is not None and record.is_open:
                 is_idle = not record.leases and record.spec.name not in self.queue.lines
                 if (is_idle or self._now >= record.recycle_by) and not self.is_pinned(record.spec):
                     self._order_out(record, "recycle", force=False)
-            elif record.state is Residency.LOADING and record.spec.name not in self.queue.lines:
+            elif record.state is LOADING and record.spec.name not in self.queue.lines:
                 expected_s = record.spec.load_s_expected * self.limits.abandon_load_ratio
                 if self._now - record.started_at < max(expected_s, self.limits.abandon_s_min):
                     self._send_away(record, "abandoned")
@@ -111,7 +112,7 @@ class Settling(Acts):
     def _reopen(self, close: dict[str, int]) -> None:
         """Who is to make room drains; who was, and need not any more, is spared."""
         for name, record in self.records.items():
-            if record.is_open:
+            if record.is_open and (name in close or record.closed_from is not None):
                 record.closed_from = close.get(name)
                 record.state = Residency.RESIDENT if record.closed_from is None else Residency.DRAINING
 

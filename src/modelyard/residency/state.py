@@ -19,6 +19,11 @@ from modelyard.types.status import Residency
 from modelyard.units import GIB, MIB
 
 
+# Looked up once: a member of an enum costs more than the rest of the questions below, which are asked all the time.
+LOADING = Residency.LOADING
+OPEN = (Residency.RESIDENT, Residency.DRAINING)
+
+
 @dataclass(frozen=True, slots=True)
 class ResidencyLimits:
     """Every bound the scheduler keeps."""
@@ -74,12 +79,12 @@ class Record:
     @property
     def is_open(self) -> bool:
         """In memory, and not ordered to go."""
-        return self.state in (Residency.RESIDENT, Residency.DRAINING) and not self.leave_reason
+        return self.state in OPEN and not self.leave_reason
 
     @property
     def is_staying(self) -> bool:
         """Keeps its memory unless somebody decides otherwise."""
-        return self.state is Residency.LOADING or self.is_open
+        return self.state is LOADING or (self.state in OPEN and not self.leave_reason)
 
     def has_room(self, order: int) -> bool:
         """Whether a ticket of this age may have a slot now."""
@@ -90,7 +95,7 @@ class Record:
 
         Answers whether anything has changed.
         """
-        if in_use == self.in_use or self.state not in (Residency.RESIDENT, Residency.DRAINING):
+        if in_use == self.in_use or self.state not in OPEN:
             return False
         self.in_use = dict(in_use)
         self.held = raised(self.base, self.in_use)

@@ -6,8 +6,6 @@ What residency asks for and all it sees of processes. Decides nothing about memo
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,17 +13,18 @@ from functools import partial
 
 import structlog
 
-from modelyard.engines.base import Engine, LaunchOptions
+from modelyard.engines.base import Engine
 from modelyard.errors import LoadFailed, ModelFileError
-from modelyard.types.memory import Footprint, ProcessMemory
+from modelyard.memory.measured import Measured, MeasuredStore
+from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Model, ModelSpec
 from modelyard.units import GIB
+from modelyard.workers.launch_plan import Keeping, LaunchPlanner, Plan, key_of
 from modelyard.workers.process import KILL_S, TERM_S, ExitStatus, Worker, spawn
 from modelyard.workers.ready import LoadWatch, wait_ready
 from modelyard.workers.run_folder import RunFolder
 
 SPECS_MAX = 1024
-LOAD_BYTES_PER_S_EXPECTED = 500_000_000  # a first guess of what a load costs, until one was measured
 
 _log = structlog.get_logger()
 
@@ -42,24 +41,6 @@ class StartLimits:
 
     def deadline_s(self, size_bytes: int) -> float:
         return self.load_s + self.load_s_per_gib * size_bytes / GIB
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How long one model stays, if its configuration says so."""
-
-    idle_ttl_s: float | None = None
-    pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one model is started: the same for every start until its files or the settings change."""
-
-    engine: Engine
-    options: LaunchOptions
-    footprint: Footprint
-    spec: ModelSpec
 
 
 class StartedWorker:
@@ -99,40 +80,41 @@ class Starter:
         memory: Callable[[int], ProcessMemory],
         limits: StartLimits | None = None,
         keeping: Mapping[str, Keeping] | None = None,
+        store: MeasuredStore | None = None,
     ) -> None:
         """`memory` measures a process and all below it: a device reader's `process`. `keeping` is by model name."""
-        self._engines = tuple(engines)
         self._run = run
         self._memory = memory
         self._limits = limits or StartLimits()
-        self._keeping = {name.lower(): value for name, value in (keeping or {}).items()}
-        self._plans: OrderedDict[str, asyncio.Task[Plan]] = OrderedDict()
+        self._planner = LaunchPlanner(engines, keeping or {}, store or MeasuredStore())
+        self._plans: OrderedDict[tuple[str, int | None], asyncio.Task[tuple[Plan, ...]]] = OrderedDict()
 
-    async def spec(self, model: Model) -> ModelSpec:
+    async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
         """What residency must know to place the model. Raises `LoadFailed` if no engine serves it."""
-        return (await self.plan(model)).spec
+        return (await self.plan(model, context_length)).spec
 
-    async def plan(self, model: Model) -> Plan:
-        """Options with their reasons, and the footprint. Worked out once per model identity, however many ask."""
-        if model.problem:
-            raise ModelFileError(path=model.name, problem=model.problem)
-        key = model.identity or model.name
-        task = self._plans.get(key)
-        if task is None:
-            task = self._plans[key] = asyncio.create_task(self._make_plan(model))
-            while len(self._plans) > SPECS_MAX:
-                self._plans.popitem(last=False)
-        try:
-            # Shielded: whoever asked first may leave while others wait for the same answer.
-            return await asyncio.shield(task)
-        except BaseException:
-            if task.done() and self._plans.get(key) is task and (task.cancelled() or task.exception()):
-                del self._plans[key]  # a failure is not an answer to keep
-            raise
+    async def plan(self, model: Model, context_length: int | None = None) -> Plan:
+        """How it is started in full, with a context for so many tokens."""
+        return (await self._ways(model, context_length))[0]
 
-    async def start(self, model: Model, epoch: int, on_progress: Callable[[str, float], None]) -> StartedWorker:
-        """Raises `LoadFailed` or `LoadStalled`. Whatever goes wrong, cancellation too, nothing is left running."""
-        plan = await self.plan(model)
+    def remember(self, spec: ModelSpec, measured: Measured) -> None:
+        """What a load of this spec really took, for the next one, also after a restart."""
+        self._planner.store.keep(key_of(spec), measured)
+        for plans, _task in [(key, task) for key, task in self._plans.items() if key[0] == spec.name]:
+            del self._plans[plans]
+
+    async def start(
+        self,
+        model: Model,
+        epoch: int,
+        on_progress: Callable[[str, float], None],
+        spec: ModelSpec | None = None,
+    ) -> StartedWorker:
+        """Start it in the way `spec` says, else in full. Raises `LoadFailed` or `LoadStalled`.
+
+        Whatever goes wrong, cancellation too, nothing is left running.
+        """
+        plan = await self._chosen(model, spec)
         command = plan.engine.command(model, plan.options, self._run.new_socket())
         try:
             worker = await spawn(command, run_folder=self._run.path, mark=self._run.mark)
@@ -154,36 +136,37 @@ class Starter:
         except BaseException as error:
             lines = worker.last_lines()
             await worker.stop(term_s=self._limits.term_s, kill_s=self._limits.kill_s)
-            _log.warning(
-                "worker.load_ended",
-                model=model.name,
-                epoch=epoch,
-                pid=worker.pid,
-                why=type(error).__name__,
-                lines=lines,
-            )
+            why = type(error).__name__
+            _log.warning("worker.load_ended", model=model.name, epoch=epoch, pid=worker.pid, why=why, lines=lines)
             raise
         return StartedWorker(worker, plan, memory, self._limits)
 
-    async def _make_plan(self, model: Model) -> Plan:
-        engine = next((engine for engine in self._engines if engine.serves(model)), None)
-        if engine is None:
-            raise LoadFailed(model=model.name, problem=f"no engine here serves it ({model.engine or 'unknown format'})")
-        options = engine.options(model)
-        footprint = await engine.footprint(model, options)
-        keeping = self._keeping.get(model.name.lower(), Keeping())
-        spec = ModelSpec(
-            name=model.name,
-            identity=f"{model.identity or model.name}+{_digest(options)}",
-            footprint=footprint,
-            slots=options.slots,
-            load_s_expected=0.2 + model.size_bytes / LOAD_BYTES_PER_S_EXPECTED,
-            idle_ttl_s=keeping.idle_ttl_s,
-            pinned=keeping.pinned,
-        )
-        return Plan(engine, options, footprint, spec)
+    async def _chosen(self, model: Model, spec: ModelSpec | None) -> Plan:
+        """The plan behind a spec that was handed out; settings may have changed since, then the nearest one."""
+        ways = await self._ways(model, spec.context_length or None if spec is not None and not spec.degraded else None)
+        if spec is None:
+            return ways[0]
+        alike = [way for way in ways if way.spec.identity == spec.identity and way.spec.degraded == spec.degraded]
+        return alike[0] if alike else ways[0]
 
-
-def _digest(options: LaunchOptions) -> str:
-    text = json.dumps([options.slots, options.context_length, dict(options.values)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    async def _ways(self, model: Model, context_length: int | None) -> tuple[Plan, ...]:
+        """Worked out once per model and wish, however many ask."""
+        if model.problem:
+            raise ModelFileError(path=model.name, problem=model.problem)
+        key = (model.name, context_length)
+        task = self._plans.get(key)
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            if task.result()[0].spec.identity.startswith(f"{model.identity or model.name}+"):
+                return task.result()
+            task = None  # its files have changed
+        if task is None:
+            task = self._plans[key] = asyncio.create_task(self._planner.ways(model, context_length))
+            while len(self._plans) > SPECS_MAX:
+                self._plans.popitem(last=False)
+        try:
+            # Shielded: whoever asked first may leave while others wait for the same answer.
+            return await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self._plans.get(key) is task and (task.cancelled() or task.exception()):
+                del self._plans[key]  # a failure is not an answer to keep
+            raise
