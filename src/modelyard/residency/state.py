@@ -18,7 +18,6 @@ from modelyard.types.model import ModelSpec
 from modelyard.types.status import Residency
 from modelyard.units import GIB, MIB
 
-
 # Looked up once: a member of an enum costs more than the rest of the questions below, which are asked all the time.
 LOADING = Residency.LOADING
 OPEN = (Residency.RESIDENT, Residency.DRAINING)
