@@ -148,6 +148,7 @@ class FakeResidency:
     leases: list[FakeLease] = field(default_factory=list)
     gate: asyncio.Event | None = None
     refusal: YardError | None = None
+    degraded: tuple[str, ...] = ()
 
     @asynccontextmanager
     async def lease(
@@ -162,7 +163,7 @@ class FakeResidency:
                 raise self.refusal
         finally:
             self.waiting -= 1
-        lease = FakeLease(self.worker, queue_s=0.25, load_s=0.5)
+        lease = FakeLease(self.worker, queue_s=0.25, load_s=0.5, degraded=self.degraded)
         self.leases.append(lease)
         self.held += 1
         try:
