@@ -118,9 +118,10 @@ class Settling(Acts):
 
     def _grant_waiting(self) -> bool:
         """Hand out free slots, longest waiting models first. True if that calls for another look at memory."""
-        for model, line in self.queue.in_order():
-            record = self.records.get(model)
-            if record is None or not record.is_open:
+        records = {name: one for name, one in self.records.items() if name in self.queue.lines and one.is_open}
+        for model, line in self.queue.in_order() if records else ():
+            record = records.get(model)
+            if record is None:
                 continue
             if record.closed_from is None and not record.spec.serves(line.spec):
                 continue
