@@ -109,7 +109,7 @@ async def running_node(
         provider = LocalProvider(manager, clock, deadlines(settings))
         inference = Inference(
             catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
-            loading=lambda: loading_names(manager), fallbacks=partial(fallbacks, settings),
+            loading=lambda: loading_names(manager), waits=manager.waiting_of, fallbacks=partial(fallbacks, settings),
         )  # fmt: skip
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from modelyard.api.streaming import EventWriter
+from modelyard.api.streaming import EventWriter, wait_comment
 from modelyard.errors import ShuttingDown
 from modelyard.providers.deadlines import Deadlines
 from modelyard.providers.ticket import Ticket
+from modelyard.types.status import WaitStatus
 from tests.providers.fake_worker import DONE, HEAD, HELLO, Step, delta, event, until, usage
 
 from .data_plane import DataPlane, data_plane
@@ -312,3 +313,26 @@ async def test_content_waits_for_a_comment_under_way() -> None:
     await asyncio.wait_for(content, 10)
 
     assert sent == ["head", ": keepalive\n\n", "content"]
+
+
+async def test_a_comment_tells_how_it_stands_at_that_moment() -> None:
+    waits = [WaitStatus("qwen", 2, "memory", 1.0, 12.3), WaitStatus("qwen", 1, "loading", 9.0, 8.0, "43%"), None]
+    sent: list[bytes] = []
+    is_enough = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if body := message.get("body"):
+            sent.append(body)
+        if len(sent) == 3:
+            is_enough.set()
+
+    ticket = Ticket("r1", request_id="r", route="/", caller_id="me", started_at=0.0)
+    writer = EventWriter(send, ticket, list, keepalive_s=0.01, comment=lambda: wait_comment(waits.pop(0)))
+    await asyncio.wait_for(is_enough.wait(), 10)
+    writer.close()
+
+    assert sent == [
+        b": queued model=qwen position=2 reason=memory eta=12s\n\n",
+        b": loading model=qwen progress=43% eta=8s\n\n",
+        b": keepalive\n\n",
+    ]

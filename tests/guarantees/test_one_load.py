@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.counts import count
 from tests.support.node import Server, ask, client, echo, fetch, in_flight, resident, serving, until
 
-FIRST_REQUESTS = count(suite=100, prove=500)
+FIRST_REQUESTS = 500
 
 
 @pytest.fixture(scope="module")

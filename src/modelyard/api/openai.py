@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,11 +19,11 @@ from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
 
-from .bodies import BODY_BYTES_MAX, LARGE_BYTES, read_body
+from .bodies import BODY_BYTES_MAX, LARGE_BYTES, invalid, read_body
 from .openai_answer import ChatAnswer, ChatFrames, Collector, CompletionAnswer, CompletionFrames, Frames
 from .openai_codec import Asked, read_chat, read_completion
 from .problems import error_body
-from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, CallerWatch, EventWriter, RawHeaders
+from .streaming import BLOCKED_S, HEADERS, KEEPALIVE_S, CallerWatch, EventWriter, RawHeaders, wait_comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Format:
     frames: Callable[[str, int, str, bool], Frames]
     whole: Callable[[str, int, str], Collector]
 
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 CHAT = Format("/v1/chat/completions", "chatcmpl-", read_chat, ChatFrames, ChatAnswer)
 COMPLETION = Format("/v1/completions", "cmpl-", read_completion, CompletionFrames, CompletionAnswer)
@@ -106,6 +109,7 @@ class Exchange(Response):
                     await asyncio.sleep(0)
                 del data  # else it stays until the last token
                 ticket.streamed = asked.stream
+                ticket.wait_s_max = patience(self._request.headers.get("x-modelyard-wait-seconds"))
                 answer = self._stream if asked.stream else self._whole
                 with CallerWatch(receive, ticket, state.get("reader")):
                     await answer(asked, ticket, send)
@@ -130,6 +134,7 @@ class Exchange(Response):
             keepalive_s=endpoints.keepalive_s,
             blocked_s=endpoints.blocked_s,
             reader=self._request.scope["state"].get("reader"),
+            comment=lambda: wait_comment(endpoints.inference.wait_of(ticket)),
         )
         frames = self._format.frames(self._new_id(), self._now(), asked.request.model, asked.include_usage)
         async with endpoints.inference.open(self._caller, asked.request, ticket) as stream:
@@ -179,6 +184,15 @@ class Exchange(Response):
 
     def _now(self) -> int:
         return int(self._endpoints.clock.wall())
+
+
+def patience(text: str | None) -> float | None:
+    """How long the caller wants to wait for memory and a slot, in seconds; None: as long as we let it."""
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text):
+        raise invalid("X-Modelyard-Wait-Seconds", "it is a number of seconds, such as 0 or 2.5")
+    return float(text)
 
 
 def _ms(seconds: float) -> bytes:

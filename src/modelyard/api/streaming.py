@@ -8,6 +8,7 @@ server-sent events, and nothing about what is in them.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from starlette.types import Receive, Send
 
 from modelyard.errors import N_, ClientClosed
 from modelyard.providers.ticket import Ticket
+from modelyard.types.status import WaitStatus
 
 from .slow_readers import ReaderWatch
 
@@ -22,11 +24,14 @@ UNWATCHED_S = 0.05
 KEEPALIVE_S = 10.0
 BLOCKED_S = 30.0  # a reader that takes nothing for so long is gone or as good as gone
 KEEPALIVE = b": keepalive\n\n"
+MODEL_CHARS_MAX = 80
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+_UNSAFE = re.compile(r"[^!-~]")  # anything but what is visible in ASCII
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -66,6 +71,26 @@ def _stopped_reading() -> ClientClosed:
     return ClientClosed(N_("The client stopped reading."))
 
 
+def wait_comment(wait: WaitStatus | None) -> bytes:
+    """What fills silence: how it stands with whoever waits, in one line that no name can break.
+
+    >>> wait_comment(WaitStatus("qwen", 2, "memory", 20.0, 12.3))
+    b': queued model=qwen position=2 reason=memory eta=12s\\n\\n'
+    >>> wait_comment(WaitStatus("qwen\\n\\ndata: x", 1, "loading", 20.0, 8.0, "43%"))
+    b': loading model=qwen???data:?x progress=43% eta=8s\\n\\n'
+    """
+    if wait is None:
+        return KEEPALIVE
+    name = _UNSAFE.sub("?", wait.model[:MODEL_CHARS_MAX])
+    if wait.reason == "loading":
+        line = f"loading model={name}" + (f" progress={_UNSAFE.sub('?', wait.detail)}" if wait.detail else "")
+    else:
+        line = f"queued model={name} position={wait.position} reason={_UNSAFE.sub('?', wait.reason)}"
+    if wait.eta_s is not None:
+        line += f" eta={wait.eta_s:.0f}s"
+    return f": {line}\n\n".encode("ascii")
+
+
 class EventWriter:
     """The body of one streamed answer. `write` and `finish` by the task that answers; silence is filled by itself.
 
@@ -73,7 +98,7 @@ class EventWriter:
     """
 
     __slots__ = (
-        "_blocked_s", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_reader", "_send",
+        "_blocked_s", "_comment", "_headers", "_is_last", "_keepalive_s", "_last_sent_at", "_loop", "_reader", "_send",
         "_sending_since", "_silence", "_ticket", "_timer", "started",
     )  # fmt: skip
 
@@ -86,6 +111,7 @@ class EventWriter:
         keepalive_s: float = KEEPALIVE_S,
         blocked_s: float = BLOCKED_S,
         reader: ReaderWatch | None = None,
+        comment: Callable[[], bytes] = lambda: KEEPALIVE,
     ) -> None:
         self.started = False  # True once the status can no longer be changed
         self._send = send
@@ -94,6 +120,7 @@ class EventWriter:
         self._keepalive_s = keepalive_s
         self._blocked_s = blocked_s
         self._reader = reader
+        self._comment = comment
         self._loop = asyncio.get_running_loop()
         self._last_sent_at = self._loop.time()
         self._sending_since: float | None = None
@@ -145,6 +172,6 @@ class EventWriter:
         else:
             left_s = self._last_sent_at + self._keepalive_s - now
             if left_s <= 0 and not self._is_last:
-                self._silence = self._loop.create_task(self._put(KEEPALIVE, True))
+                self._silence = self._loop.create_task(self._put(self._comment(), True))
                 left_s = self._keepalive_s
         self._timer = self._loop.call_later(max(left_s, 0.001), self._look)

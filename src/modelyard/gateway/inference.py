@@ -31,7 +31,7 @@ from modelyard.providers.base import ChunkStream, Provider
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, ImagePart, InferenceRequest, Usage
 from modelyard.types.model import Capability, Model
-from modelyard.types.status import RequestStatus
+from modelyard.types.status import RequestStatus, WaitStatus
 
 from .keys import Caller
 from .metrics import Metrics
@@ -60,6 +60,7 @@ class Inference:
         metrics: Metrics,
         clock: Clock,
         loading: Callable[[], Collection[str]] = tuple,
+        waits: Callable[[str], WaitStatus | None] = lambda _ticket: None,
         fallbacks: Callable[[str], Sequence[str]] = lambda _model: (),
     ) -> None:
         self._catalog = catalog
@@ -69,6 +70,7 @@ class Inference:
         self._clock = clock
         self._loading = loading  # names of the models being loaded: who waits for one of them is not queued
         self._fallbacks = fallbacks  # by a model's name: those that answer for it if it cannot be brought in
+        self._waits = waits  # by a ticket's id: how it stands with it while it waits
         self._serial = itertools.count(1)
         self._in_flight: dict[str, Ticket] = {}
 
@@ -146,6 +148,10 @@ class Inference:
             return None
         return model
 
+    def wait_of(self, ticket: Ticket) -> WaitStatus | None:
+        """How it stands with a request that waits for memory or a slot; None if it does not."""
+        return self._waits(ticket.id) if ticket.phase == "queued" else None
+
     def cancel(self, request_id: str) -> bool:
         """End the requests of this id with `request_cancelled`; tell whether there was one."""
         found = [ticket for ticket in self._in_flight.values() if ticket.request_id == request_id]
@@ -182,6 +188,7 @@ class Inference:
                 phase="loading" if ticket.phase == "queued" and ticket.model in loading else ticket.phase,
                 age_s=now - ticket.started_at,
                 output_tokens=ticket.usage.output_tokens if ticket.usage else ticket.output_chunks,
+                wait=self.wait_of(ticket),
             )
             for ticket in self._in_flight.values()
         )

@@ -20,6 +20,8 @@ from .deadlines import Deadlines
 from .ticket import Ticket
 from .worker_stream import WorkerLease, WorkerStream
 
+AT_ONCE_S = 0.1  # within this a request is granted that nobody is in front of
+
 
 class Leases(Protocol):
     """What we need of the residency: the right to use a model, which may take a queue and a load to get."""
@@ -49,7 +51,7 @@ class LocalProvider:
             model,
             ticket=ticket.id,
             caller=ticket.caller_id,
-            deadline=self._clock.monotonic() + self._deadlines.queue_s,
+            deadline=self._clock.monotonic() + self._patience_s(ticket),
             keep_alive_s=request.keep_alive_s,
         ) as lease:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
@@ -66,3 +68,8 @@ class LocalProvider:
                 raise
             finally:
                 stream.close()
+
+    def _patience_s(self, ticket: Ticket) -> float:
+        """Who does not want to wait at all still gets a slot that is free."""
+        wanted_s = self._deadlines.queue_s if ticket.wait_s_max is None else ticket.wait_s_max
+        return min(max(wanted_s, AT_ONCE_S), self._deadlines.queue_s)

@@ -23,7 +23,7 @@ class Ticket:
     __slots__ = (
         "_error", "_task", "answered_at", "caller_id", "degraded", "engine", "fallback_reason", "finish",
         "first_token_at", "id", "load_s", "model", "output_chunks", "phase", "provider", "queue_s", "request_id",
-        "route", "sent_at", "started_at", "streamed", "usage",
+        "route", "sent_at", "started_at", "streamed", "usage", "wait_s_max",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -34,6 +34,7 @@ class Ticket:
         self.started_at = started_at  # this and the other times: seconds of the monotonic clock
         self.phase: Phase = "received"
         self.streamed = False
+        self.wait_s_max: float | None = None  # for memory and a slot, if the caller has less patience than we
         self.model = ""  # canonical, once resolved; of a fallback its own
         self.engine = ""  # the model's
         self.provider = ""
