@@ -25,7 +25,7 @@ from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
 from modelyard.engines.base import Engine
 from modelyard.engines.echo import Echo
-from modelyard.errors import YardError
+from modelyard.errors import N_, YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import ALL_RIGHTS, Caller
@@ -35,19 +35,20 @@ from modelyard.gateway.operations import Operations
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
-from modelyard.memory.measured import MeasuredStore
+from modelyard.memory.measured import ANONYMOUS, MAPPED, MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import RecycleAsked
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import SharedNodeStarter, Starters
-from modelyard.types.model import Model
+from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
 from modelyard.wiring import (
     deadlines,
     default_model,
     fallbacks,
+    folder_estimates,
     guard,
     keeping,
     llamacpp,
@@ -122,7 +123,7 @@ async def running_node(
             inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
             body_bytes_max=settings.server.body_max_bytes,
         )  # fmt: skip
-        listing = ModelEndpoints(catalog, manager.residents, partial(launch_details, starter))
+        listing = ModelEndpoints(catalog, manager.residents, partial(launch_details, starter, manager))
         endpoints = InferenceEndpoints(openai.chat_completions, openai.completions, listing.models, listing.model)
         app = face(settings, clock, endpoints, operations, history, metrics)
 
@@ -185,10 +186,30 @@ async def preload(settings: Settings, operations: Operations) -> None:
                 await operations.load(CONFIGURATION, name, pinned=True)
 
 
-async def launch_details(starter: Starter, model: Model) -> Mapping[str, object]:
-    """How a model would be started and why, and what it would need."""
+async def launch_details(starter: Starter, manager: ResidencyManager, model: Model) -> Mapping[str, object]:
+    """How a model would be started and why, what it would need, and whether there is room for it."""
+    await manager.refresh()
+    if model.format == "safetensors":  # no engine here serves it, and its size can be told all the same
+        specs = folder_estimates(model)
+        return {"problem": N_("no engine here serves it"), "estimates": [estimated(spec, manager) for spec in specs]}
     plan = await starter.plan(model)
-    return {"launch": asdict(plan.options), "footprint": asdict(plan.footprint)}
+    estimates = [estimated(spec, manager) for spec in await starter.estimates(model)]
+    footprint = asdict(plan.footprint)
+    measured = {name: footprint["parts"].pop(name, None) for name in (ANONYMOUS, MAPPED)}
+    return {"launch": asdict(plan.options), "footprint": {**footprint, **measured}, "estimates": estimates}
+
+
+def estimated(spec: ModelSpec, manager: ResidencyManager) -> dict[str, object]:
+    """One line of what `show` prints."""
+    seen, footprint = manager.outlook(spec), spec.footprint
+    return {
+        "context_length": spec.context_length,
+        "bytes": footprint.bytes,
+        "total_bytes": footprint.total_bytes,
+        "source": footprint.source,
+        "band_ratio": footprint.band_ratio,
+        **asdict(seen),
+    }
 
 
 def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:

@@ -22,7 +22,9 @@ from modelyard.engines.echo import echo_model
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
 from modelyard.gateway.keys import KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
+from modelyard.memory.contexts import sizes
 from modelyard.memory.devices import SystemDevices
+from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.models.catalog import Catalog
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
@@ -31,11 +33,12 @@ from modelyard.providers.ollama_residents import OllamaResidents
 from modelyard.residency.neighbours import Neighbour, SharedNodeStarter
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import DeviceReading
-from modelyard.types.model import Model
+from modelyard.types.model import Capability, Model, ModelSpec
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
 
 BUILTIN = "yardling"
+FOLDER_CONTEXT_TOKENS = 4096
 
 log = structlog.get_logger()
 
@@ -67,6 +70,21 @@ async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapp
         overrides=overrides(settings.models.options_for("")),
         per_model={name: overrides(settings.models.options_for(name)) for name in settings.models.options},
     )
+
+
+def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
+    """What a safetensors folder would take, by the formula, with each size of context."""
+    if model.facts is None:
+        return ()
+    is_embedding = Capability.EMBED in model.capabilities
+    lengths = sizes(min(FOLDER_CONTEXT_TOKENS, model.context_length or FOLDER_CONTEXT_TOKENS), model.context_length)
+    return tuple(
+        ModelSpec(
+            model.name, model.identity, context_length=length,
+            footprint=predict_torch(model.facts, TorchShape(length, is_embedding=is_embedding)),
+        )
+        for length in (lengths if not is_embedding else lengths[:1])
+    )  # fmt: skip
 
 
 def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:

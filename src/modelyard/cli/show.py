@@ -109,6 +109,9 @@ def _footprint_lines(entry: ModelEntry) -> Lines:
         for name, count in _mapping(footprint.get(kind)).items():
             if isinstance(count, int):
                 yield str(name), format_bytes(count)
+    for title, name in (("held before", "measured_anonymous"), ("mapped before", "measured_mapped")):
+        if isinstance(count := footprint.get(name), int):
+            yield title, format_bytes(count)
     if footprint.get("source"):
         band = footprint.get("band_ratio")
         yield "source", str(footprint["source"]) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")

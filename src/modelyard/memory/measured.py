@@ -25,6 +25,7 @@ SCHEMA = 1
 ROWS_MAX = 5_000
 LOADS_KEPT = 5
 MEASURED_BAND_RATIO = 0.02
+ANONYMOUS, MAPPED = "measured_anonymous", "measured_mapped"  # parts that only a measurement has
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -47,7 +48,7 @@ class Measured:
 
     @property
     def footprint(self) -> Footprint:
-        parts = {**self.parts, "measured_anonymous": self.anonymous_bytes, "measured_mapped": self.file_bytes}
+        parts = {**self.parts, ANONYMOUS: self.anonymous_bytes, MAPPED: self.file_bytes}
         known = {name: count for name, count in parts.items() if count}
         return Footprint(self.bytes, "measured", MEASURED_BAND_RATIO, known)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from modelyard.clock import Clock
-from modelyard.types.model import Model
+from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus, WaitStatus
 
 from . import report
 from .hosting import Hosting
+from .outlook import Outlook, outlook
 from .scheduler import Scheduler
 from .waiting import all_waiting, wait_status
 from .watch import DeviceWatch
@@ -44,6 +45,12 @@ class Standing:
         number = self._numbers.get(request)
         told = None if number is None else wait_status(self._scheduler, number, self._clock.monotonic())
         return None if told is None else report.with_progress(told, self._hosting.current(told.model), self._clock)
+
+    def outlook(self, spec: ModelSpec) -> Outlook:
+        """Whether a load would fit now, after evictions, or never. Advisory."""
+        scheduler = self._scheduler
+        pinned = frozenset(one.spec.name for one in scheduler.records.values() if scheduler.is_pinned(one.spec))
+        return outlook(spec, scheduler.records, scheduler.books.ledgers, pinned, self._clock.monotonic())
 
     def failures(self) -> dict[str, str]:
         """Per model why its last load or worker failed, if nothing went well since."""

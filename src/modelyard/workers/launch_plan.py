@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from modelyard.engines.base import Engine, LaunchOptions
 from modelyard.errors import LoadFailed
-from modelyard.memory.contexts import bucket
+from modelyard.memory.contexts import bucket, sizes
 from modelyard.memory.measured import MeasuredStore
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Model, ModelSpec
@@ -56,9 +56,7 @@ class LaunchPlanner:
 
     async def ways(self, model: Model, context_length: int | None = None) -> tuple[Plan, ...]:
         """The plan in full with a context for so many tokens, then one for each step of the model's ladder."""
-        engine = next((engine for engine in self._engines if engine.serves(model)), None)
-        if engine is None:
-            raise LoadFailed(model=model.name, problem=f"no engine here serves it ({model.engine or 'unknown format'})")
+        engine = self._engine(model)
         options = engine.options(model)
         default = options.context_length or 0
         if context_length is not None and default:
@@ -72,8 +70,32 @@ class LaunchPlanner:
         spec = replace(full.spec, rungs=tuple(rung.spec for rung in rungs))
         return (replace(full, spec=spec), *rungs)
 
+    async def estimates(self, model: Model) -> tuple[ModelSpec, ...]:
+        """What a load would take with each size of context, without asking the engine anew."""
+        engine = self._engine(model)
+        options = engine.options(model)
+        keeping = self._keeping.get(model.name.lower()) or self._keeping.get("", Keeping())
+        found = []
+        for tokens in sizes(options.context_length or 0, model.context_length):
+            way = replace(options, context_length=tokens)
+            found.append((await self._plan(engine, model, way, keeping, (), is_cheap=True)).spec)
+        return tuple(found)
+
+    def _engine(self, model: Model) -> Engine:
+        engine = next((engine for engine in self._engines if engine.serves(model)), None)
+        if engine is None:
+            raise LoadFailed(model=model.name, problem=f"no engine here serves it ({model.engine or 'unknown format'})")
+        return engine
+
     async def _plan(
-        self, engine: Engine, model: Model, options: LaunchOptions, keeping: Keeping, given_up: tuple[str, ...]
+        self,
+        engine: Engine,
+        model: Model,
+        options: LaunchOptions,
+        keeping: Keeping,
+        given_up: tuple[str, ...],
+        *,
+        is_cheap: bool = False,
     ) -> Plan:
         spec = ModelSpec(
             name=model.name,
@@ -97,7 +119,8 @@ class LaunchPlanner:
         footprint = await asyncio.to_thread(self.store.asked, key)
         if footprint is None:
             # A rung is tried when memory is short already: no helper process is started to ask about it.
-            footprint = engine.estimate(model, options) if given_up else await engine.footprint(model, options)
+            ask = not given_up and not is_cheap
+            footprint = await engine.footprint(model, options) if ask else engine.estimate(model, options)
             if footprint.source == "oracle":
                 await asyncio.to_thread(self.store.keep_answer, key, footprint)
         return Plan(engine, options, footprint, replace(spec, footprint=footprint))

@@ -97,6 +97,10 @@ class Starter:
         """How it is started in full, with a context for so many tokens."""
         return (await self._ways(model, context_length))[0]
 
+    async def estimates(self, model: Model) -> tuple[ModelSpec, ...]:
+        """What a load would take with each size of context."""
+        return await self._planner.estimates(model)
+
     def remember(self, spec: ModelSpec, measured: Measured) -> None:
         """What a load of this spec really took, for the next one, also after a restart."""
         self._planner.store.keep(key_of(spec), measured)
