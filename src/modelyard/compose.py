@@ -98,7 +98,7 @@ async def running_node(
 
         # Models, and who is in memory.
         scanned = partial(scan_models, settings, tuple(models))
-        catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases)
+        catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases, settings.roles)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
         store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)

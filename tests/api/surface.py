@@ -48,14 +48,14 @@ class FakeResidency:
         self.loaded: dict[str, bool] = {}
         self.asked: list[tuple[object, ...]] = []
 
-    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None:
+    async def load(self, model: Model, *, pinned: bool | None = None, role: str = "") -> Receipt | None:
         self.asked.append(("load", model.name, pinned))
         if model.name in self.loaded:
             return None
         self.loaded[model.name] = bool(pinned)
         return _receipt("load", model.name)
 
-    async def unload(self, name: str, *, force: bool = False) -> Receipt | None:
+    async def unload(self, name: str, *, force: bool = False, role: str = "") -> Receipt | None:
         self.asked.append(("unload", name, force))
         return _receipt("unload", name) if self.loaded.pop(name, None) is not None else None
 
@@ -95,6 +95,9 @@ class FakeCatalog:
 
     def __init__(self, *names: str) -> None:
         self.models = tuple(Model(name, "echo") for name in names)
+
+    def role_of(self, text: str) -> str:
+        return ""
 
     def resolve(self, text: str) -> Model:
         for model in self.models:

@@ -31,9 +31,9 @@ DRAINING = "node.draining"  # the last event that followers get
 class ResidencyControl(Protocol):
     """What the control plane needs from the residency manager."""
 
-    async def load(self, model: Model, *, pinned: bool | None = None) -> Receipt | None: ...
+    async def load(self, model: Model, *, pinned: bool | None = None, role: str = "") -> Receipt | None: ...
 
-    async def unload(self, name: str, *, force: bool = False) -> Receipt | None: ...
+    async def unload(self, name: str, *, force: bool = False, role: str = "") -> Receipt | None: ...
 
     def pin(self, name: str, *, pinned: bool) -> None: ...
 
@@ -57,6 +57,8 @@ class CatalogControl(Protocol):
     def resolve(self, text: str) -> Model: ...
 
     def list(self) -> tuple[Model, ...]: ...
+
+    def role_of(self, text: str) -> str: ...
 
     def replace(self, models: Sequence[Model]) -> None: ...
 
@@ -156,14 +158,19 @@ class Operations:
     # ---- make it so ----
 
     async def load(self, caller: Caller, name: str, *, pinned: bool | None = None) -> Receipt | None:
-        """Bring a model into memory; nothing happens if it is there."""
+        """Bring a model into memory; nothing happens if it is there. Named by a role, it is there for that role."""
         with _audited(caller, "load", name):
-            return await self._residency.load(self.catalog.resolve(name), pinned=pinned)
+            role = self.catalog.role_of(name)
+            return await self._residency.load(self.catalog.resolve(name), pinned=pinned, role=role)
 
     async def unload(self, caller: Caller, name: str, *, force: bool = False) -> Receipt | None:
-        """Take a model out of memory, after its running answers; with `force`, at once."""
+        """Take a model out of memory, after its running answers; with `force`, at once.
+
+        Named by a role, only that role lets go of it, and it leaves with the last one.
+        """
         with _audited(caller, "unload", name):
-            return await self._residency.unload(self._resident_name(name), force=force)
+            role = self.catalog.role_of(name)
+            return await self._residency.unload(self._resident_name(name), force=force, role=role)
 
     def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
         """Keep a model in memory whatever else wants the room, or no longer."""

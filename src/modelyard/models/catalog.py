@@ -18,8 +18,16 @@ ALIAS_STEPS_MAX = 8
 class Catalog:
     """Models by name. One owner replaces them after a scan; everybody else reads."""
 
-    def __init__(self, models: Iterable[Model] = (), aliases: Mapping[str, str] | None = None) -> None:
-        self._configured = {_folded(alias): _folded(target) for alias, target in (aliases or {}).items()}
+    def __init__(
+        self,
+        models: Iterable[Model] = (),
+        aliases: Mapping[str, str] | None = None,
+        roles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Roles are aliases that also keep account of for whom a model is in memory."""
+        self._roles = frozenset(_folded(role) for role in roles or {})
+        given = {**(aliases or {}), **(roles or {})}
+        self._configured = {_folded(alias): _folded(target) for alias, target in given.items()}
         self._models: tuple[Model, ...] = ()
         self._by_name: Mapping[str, Model] = {}
         self.replace(models)
@@ -31,6 +39,12 @@ class Catalog:
     def aliases(self) -> Mapping[str, str]:
         """Every other name that leads to a model, and the model's name."""
         return MappingProxyType({n: model.name for n, model in self._by_name.items() if n != model.name})
+
+    def role_of(self, text: str) -> str:
+        """The role that a name is; empty for any other name, a model's own among them."""
+        model = self.find(text)
+        name = _folded(text) if model is not None else ""
+        return name if name in self._roles and model is not None and _folded(model.name) != name else ""
 
     def replace(self, models: Iterable[Model]) -> None:
         """Take new models in place of the old ones; configured aliases stay."""
