@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.diagnosis import CAUSES, LIKELY, OOM_MIN, POSSIBLE, SURE, Evidence, Verdict, diagnose, is_oom_error
+from modelyard.diagnosis import (
+    CAUSES,
+    LIKELY,
+    OOM_MIN,
+    POSSIBLE,
+    SURE,
+    Evidence,
+    Verdict,
+    diagnose,
+    explained,
+    is_oom_error,
+)
+from modelyard.errors import LoadFailed
 from modelyard.units import GIB
 
 CORPUS = Path(__file__).with_name("corpus.txt")
@@ -54,6 +66,23 @@ def test_weak_words_are_kept_as_weak() -> None:
     [
         (Evidence(signal=9, oom_kills=1), "out_of_memory", SURE),
         (Evidence(exit_code=137, oom_kills=1), "out_of_memory", SURE),
+        (Evidence(exit_code=137), "killed", POSSIBLE),
+        (Evidence(signal=9, lines=("ggml_aligned_malloc: insufficient memory",)), "killed", POSSIBLE),
+        (Evidence(signal=9, predicted_bytes=20 * GIB, free_bytes=20 * GIB), "killed", POSSIBLE),
+        (Evidence(signal=9, free_last_bytes=GIB // 8, limit_bytes=8 * GIB), "out_of_memory", LIKELY),
+        (Evidence(signal=9, free_last_bytes=GIB, limit_bytes=8 * GIB), "killed", POSSIBLE),
+        (Evidence(signal=15, oom_kills=1), "killed", LIKELY),
+        (Evidence(signal=2, lines=("std::bad_alloc",)), "killed", LIKELY),
+        (Evidence(exit_code=139), "crashed", LIKELY),
+        (Evidence(signal=6), "crashed", LIKELY),
+        (Evidence(exit_code=0xC0000017), "out_of_memory", SURE),
+        (Evidence(exit_code=0xC000012D - 2**32), "out_of_memory", SURE),
+        (Evidence(exit_code=0xC0000005), "crashed", SURE),
+        (Evidence(exit_code=0xC000001D), "processor", SURE),
+        (Evidence(error_class="builtins.MemoryError"), "out_of_memory", SURE),
+        (Evidence(exit_code=1, lines=("OSError: [Errno 98] address already in use",)), "address_in_use", SURE),
+        (Evidence(exit_code=1, lines=("gguf_init_from_reader: bad magic",)), "damaged_file", SURE),
+        (Evidence(exit_code=1, text="CUDA error: out of memory"), "out_of_memory", POSSIBLE),
         (Evidence(signal=9), "killed", POSSIBLE),
         (Evidence(signal=9, held_bytes=GIB, free_bytes=20 * GIB), "killed", POSSIBLE),
         (Evidence(signal=9, held_bytes=19 * GIB, free_bytes=20 * GIB), "out_of_memory", LIKELY),
@@ -92,6 +121,29 @@ def test_a_verdict_shows_its_evidence_and_what_to_do() -> None:
     assert verdict.evidence == {"line": "CUDA error: out of memory"}
     assert any("4-bit" in hint for hint in verdict.suggestions)
     assert any("16 GB" in hint for hint in paging.suggestions)
+
+
+def test_no_verdict_shows_a_path() -> None:
+    lines = ("OSError: [Errno 98] cannot bind /home/me/private/run.sock: address already in use",)
+
+    assert "/home" not in str(diagnose(Evidence(lines=lines, exit_code=1)).to_json())
+
+
+def test_what_was_tried_is_part_of_the_verdict() -> None:
+    verdict = diagnose(Evidence(signal=9, oom_kills=1, tried=("context_length=8192",)))
+
+    assert verdict.to_json()["tried"] == ("context_length=8192",)
+    assert "tried" not in diagnose(Evidence()).to_json()
+
+
+def test_an_error_carries_its_verdict_and_says_first_what_helps() -> None:
+    error = explained(LoadFailed(model="m", problem="p"), diagnose(Evidence(windows_error=1455)))
+
+    assert error.fields["verdict"] == {
+        "code": "out_of_memory", "confidence": SURE, "evidence": {"windows_error": 1455}
+    }  # fmt: skip
+    assert "16 GB" in error.suggestions[0]
+    assert any("modelyard show m" in hint for hint in error.suggestions)
 
 
 def test_every_verdict_has_words() -> None:
