@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from modelyard.errors import LoadFailed
 from modelyard.residency import messages as say
 from modelyard.types.status import Residency
 
@@ -55,6 +56,11 @@ class Watcher:
             seen["said again"] += 1
         elif kind is say.Loaded or kind is say.LoadBroke:
             self._load_ended(world, event, effects)  # type: ignore[arg-type]
+        elif kind is say.WorkerDied and event.epoch not in self.ended:  # type: ignore[union-attr]
+            self.loading.died(world, event.model)  # type: ignore[union-attr]
+        elif kind is say.Requested and effects and type(effects[0]) is say.Refuse:
+            if type(effects[0].error) is LoadFailed:
+                self.loading.refused(world, event.spec.name)  # type: ignore[union-attr]
         elif kind is say.UnloadAsked:
             self._role_kept(world, event, effects)  # type: ignore[arg-type]
         for effect in effects:

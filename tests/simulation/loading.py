@@ -8,6 +8,7 @@ Counted by the world's own books where it can. The rules, stated exactly, for a 
 - unknown size: no unpinned model holds memory on the devices M may use.
 - ladder: for each better way, it is over the budget of an empty machine, or over what pinned models and others leave,
   or a load broke for memory since one went well. No way is tried more than twice in a row, unless much later.
+- refused for a failure: only while such a cooldown lasts, or after five ends of its workers in ten minutes.
 - cooldown: after n failures in a row no request's load for 10 * 2**(n-1) seconds, five minutes at most.
 """
 
@@ -42,6 +43,7 @@ class LoadingRules:
     cooldowns: dict[str, Cooldown] = field(default_factory=dict)
     broke: Counter[str] = field(default_factory=Counter)  # model -> loads broken for memory since one went well
     broke_at: dict[str, float] = field(default_factory=dict)  # model -> when a load that is tried again broke
+    ends: dict[str, list[float]] = field(default_factory=dict)  # model -> when its workers ended by themselves
     tries: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, way -> loads broken in a row
 
     def begin(self) -> None:
@@ -49,6 +51,7 @@ class LoadingRules:
         self.broke.clear()
         self.tries.clear()
         self.broke_at.clear()
+        self.ends.clear()
 
     def ended(self, world: World, event: say.Loaded | say.LoadBroke, effects: list[say.Effect]) -> None:
         """A load went well or broke; not called for what is said again, or too late."""
@@ -61,7 +64,9 @@ class LoadingRules:
         goes_on = False
         if isinstance(event, say.LoadBroke) and event.is_memory:
             self.broke[model] += 1
-            goes_on = not any(type(one) is say.Refuse and isinstance(one.error, LoadFailed) for one in effects)
+            is_waited_for = any(one.model == model and one.place == "waiting" for one in world.clients.values())
+            is_over = any(type(one) is say.Refuse and isinstance(one.error, LoadFailed) for one in effects)
+            goes_on = is_waited_for and not is_over
         if model in world.scheduler.queue.lines:  # it is tried again
             if self._is_fresh(world, model):
                 self._begin_anew(model)
@@ -71,9 +76,22 @@ class LoadingRules:
             self._begin_anew(model)
         if goes_on:
             return
+        self.died(world, model)
         cooldown, limits = self.cooldowns.setdefault(model, Cooldown()), world.limits
         cooldown.wait_s = min(max(limits.backoff_s, cooldown.wait_s * 2), limits.backoff_s_max)
         cooldown.until = max(cooldown.until, event.now + cooldown.wait_s)
+
+    def died(self, world: World, model: str) -> None:
+        self.ends.setdefault(model, []).append(world.now)
+
+    def refused(self, world: World, model: str) -> None:
+        """A request was refused at once since the model failed lately."""
+        cooldown, limits = self.cooldowns.get(model), world.limits
+        is_cooling = cooldown is not None and world.now <= cooldown.until + CLOCK_SLACK_S
+        lately = [at for at in self.ends.get(model, ()) if at >= world.now - limits.crash_window_s - CLOCK_SLACK_S]
+        is_looping = len(lately) >= limits.crash_count_max
+        self.seen["refused for a crash loop"] += is_looping
+        need(is_cooling or is_looping, "refused for a failure that is over", model)
 
     def _begin_anew(self, model: str) -> None:
         for key in [key for key in self.tries if key[0] == model]:

@@ -33,6 +33,14 @@ REGRESSIONS = {
         7538, frozenset(("kinds", "late_exits", "repeated_messages")),
         arrivals((0.12, 2455701934), (0.391, 2880649617), (2.388, 1909063158)), 50.0,
     ),
+    "a failure was held against a model that had been loaded well since, by an operator": Schedule(
+        94, frozenset(("failing_loads", "cancels")),
+        (*arrivals(
+            (1.687, 2456015455), (4.415, 3087154958), (4.976, 3819363335), (5.429, 156133965), (7.882, 2075035145),
+            (11.124, 1420089402),
+        ), Act(11.348, "operate", 2610153857), *arrivals((13.842, 2647169744), (15.188, 1881762322))),
+        50.0, is_narrow=True,
+    ),
     "a load that broke for memory was tried again in the same way": Schedule(
         142, frozenset(("failing_loads",)), arrivals((10.83, 695971690), (13.178, 1747231371)), 80.0, is_narrow=True
     ),

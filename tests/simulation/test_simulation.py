@@ -29,7 +29,7 @@ RARE = (
     "InsufficientMemory", "LoadFailed", "ModelUnloaded", "ShuttingDown", "draining", "LoadBroke", "WorkerDied", "Left",
     "Adopt", "load under exclusive", "load within a group", "load over a group of pinned models",
     "load of an unknown size", "load of a smaller way", "operator's load in a cooldown",
-    "a role let go, others stay", "said again",
+    "a role let go, others stay", "said again", "refused for a crash loop",
 )  # fmt: skip
 
 

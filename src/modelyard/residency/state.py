@@ -206,6 +206,7 @@ class Failures:
         failure = self._of.get(model)
         if failure is not None:
             failure.delay_s = 0.0
+            failure.retry_at = self._loop_ends_at(failure)
             failure.is_current = False
 
     def refusal(self, model: str, now: float) -> YardError | None:
@@ -235,6 +236,10 @@ class Failures:
         failure.error = error
         failure.is_current = True
         failure.ends.append(now)
-        if len(failure.ends) == limits.crash_count_max:
-            failure.retry_at = max(failure.retry_at, failure.ends[0] + limits.crash_window_s)
+        failure.retry_at = max(failure.retry_at, self._loop_ends_at(failure))
         return failure
+
+    def _loop_ends_at(self, failure: _Failure) -> float:
+        """Until when it has ended too often; 0 if it has not."""
+        is_looping = len(failure.ends) == self._limits.crash_count_max
+        return failure.ends[0] + self._limits.crash_window_s if is_looping else 0.0
