@@ -41,6 +41,10 @@ REGRESSIONS = {
         ), Act(11.348, "operate", 2610153857), *arrivals((13.842, 2647169744), (15.188, 1881762322))),
         50.0, is_narrow=True,
     ),
+    "a younger line took, again and again, what an older one waited for together with something more": Schedule(
+        2745, frozenset(("cancels", "unknown_sizes", "contexts")),
+        arrivals((2.835, 4278416522), (3.132, 3689204531), (4.142, 3626949323), (11.154, 1951878644)), 50.0,
+    ),
     "a load that broke for memory was tried again in the same way": Schedule(
         142, frozenset(("failing_loads",)), arrivals((10.83, 695971690), (13.178, 1747231371)), 80.0, is_narrow=True
     ),
