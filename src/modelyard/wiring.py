@@ -6,7 +6,7 @@ What a setting means to a part is read here and nowhere else; compose puts the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -162,6 +162,34 @@ def deadlines(settings: Settings) -> Deadlines:
     return Deadlines(given.connect_s, settings.residency.queue_s, given.first_token_s, given.between_tokens_s)
 
 
+def allowed(settings: Settings, names: Iterable[str]) -> frozenset[str]:
+    """The models a key may use: those it names, by whichever of their configured names."""
+    targets = {**settings.models.aliases, **settings.roles}
+    leads_to = {name.lower(): target.lower() for name, target in targets.items()}
+    found: set[str] = set()
+    for named in names:
+        name = named.lower()
+        while name not in found:  # until it leads nowhere, or in a circle
+            found.add(name)
+            name = leads_to.get(name, name)
+    return frozenset(found)
+
+
+def unknown_names(settings: Settings, catalog: Catalog) -> list[tuple[str, str]]:
+    """Names in the configuration that no model has: where, and which. A model may still be added to a folder."""
+    models = settings.models
+    given = [("models.default", models.default or "")]
+    given += [("models.options", name) for name in models.options]
+    given += [(f"models.aliases.{alias}", name) for alias, name in models.aliases.items()]
+    given += [(f"roles.{role}", name) for role, name in settings.roles.items()]
+    given += [(f"keys.{key.id}", name) for key in settings.keys for name in key.models or ()]
+    for name, options in models.options.items():
+        given += [(f"models.options.{name}.ladder", other) for other in fallbacks(settings, name)]
+        if options.group and options.group not in models.groups:
+            given.append((f"models.options.{name}.group", options.group))
+    return [(where, name) for where, name in given if name and catalog.find(name) is None]
+
+
 def guard(settings: Settings, clock: Clock) -> Guard:
     """Who may come in."""
     server, given = settings.server, settings.limits
@@ -170,7 +198,8 @@ def guard(settings: Settings, clock: Clock) -> Guard:
             key.id,
             f"sha256:{key.secret_sha256}",
             frozenset(Right(right) for right in key.rights),
-            None if key.models is None else frozenset(key.models),
+            None if key.models is None else allowed(settings, key.models),
+            key.priority,
         )
         for key in settings.keys
     )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.counts import tell
 from tests.support.gguf_files import write_half_billion
-from tests.support.node import Server, ask, client, fetch, ready, resident, short_folder, start_server, stopped
+from tests.support.node import Server, ask, client, fetch, ready, short_folder, start_server, stopped
 
 MIB = 1024**2
 ERROR_RATIO_MAX = 0.01
@@ -26,14 +26,12 @@ PROMPT = "the quick brown fox jumps over the lazy dog and runs into the wood " *
 
 
 async def held(session: aiohttp.ClientSession, server: Server, model: str) -> tuple[int, int]:
-    """Anonymous and mapped bytes after a full step of reading a prompt."""
+    """Anonymous and mapped bytes of its worker after two full steps of reading prompts, just before it ends."""
     for _ in range(2):
         answer = await ask(session, server, model, content=PROMPT, max_tokens=4)
         assert answer.status == 200, answer.body
-    await fetch(session, server, "/health/memory")
-    now = await resident(session, server, model)
-    assert now is not None
-    return now["measured_bytes"]["ram"], now["file_bytes"]
+    receipt = (await fetch(session, server, f"/admin/models/{model}/unload", "POST", json={}))["receipt"]
+    return receipt["worker"]["anonymous_bytes"], receipt["worker"]["file_bytes"]
 
 
 @pytest.mark.parametrize("name", ["yardling", "half"])
@@ -46,7 +44,6 @@ async def test_the_second_prediction_is_what_the_second_load_takes(name: str, tm
         async with client() as session:
             before = (await fetch(session, first, f"/v1/models/{name}"))["modelyard"]["footprint"]
             await held(session, first, name)
-            await fetch(session, first, f"/admin/models/{name}/unload", "POST", json={})
         await stopped(first)
         second = await ready(start_server(folder, config))
         async with client() as session:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from modelyard.diagnosis import Evidence, Verdict, diagnose
 from modelyard.errors import YardError
+from modelyard.residency.use import NO_WISH, Wish
 from modelyard.types.model import Capability, Model
 
 Step = bytes | float | Literal["reset", "hang"]
@@ -71,10 +73,14 @@ class FakeWorker:
     running: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     heads: list[bytes] = field(default_factory=list)
+    evidence: Evidence = field(default_factory=Evidence)  # for how it ended
     exited: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def last_lines(self) -> tuple[str, ...]:
         return ("loading /secret/path/model.gguf", "boom")
+
+    def verdict(self) -> Verdict:
+        return diagnose(self.evidence)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -145,6 +151,7 @@ class FakeResidency:
     held: int = 0
     waiting: int = 0
     asked: list[dict[str, object]] = field(default_factory=list)
+    wishes: list[Wish] = field(default_factory=list)
     leases: list[FakeLease] = field(default_factory=list)
     gate: asyncio.Event | None = None
     refusal: YardError | None = None
@@ -152,9 +159,17 @@ class FakeResidency:
 
     @asynccontextmanager
     async def lease(
-        self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
+        self,
+        model: Model,
+        *,
+        ticket: str,
+        caller: str,
+        deadline: float,
+        keep_alive_s: float | None = None,
+        wish: Wish = NO_WISH,
     ) -> AsyncIterator[FakeLease]:
         self.asked.append({"model": model.name, "ticket": ticket, "caller": caller, "keep_alive_s": keep_alive_s})
+        self.wishes.append(wish)
         self.waiting += 1
         try:
             if self.gate is not None:

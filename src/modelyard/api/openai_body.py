@@ -16,6 +16,7 @@ PARTS_MAX = 1024
 CHOICES_MAX = 8
 TOOLS_MAX = 256
 STOPS_MAX = 16
+CONTEXT_MAX = 16_777_216
 ASSUMED_NAME = "answer"
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -42,6 +43,7 @@ class Common(msgspec.Struct):
     max_tokens: Count | None = None
     stop: str | Annotated[list[Annotated[str, Meta(max_length=512)]], Meta(max_length=STOPS_MAX)] | None = None
     keep_alive: str | float | None = None
+    num_ctx: Annotated[int, Meta(ge=1, le=CONTEXT_MAX)] | None = None
     # Sampling: sent on as they are.
     temperature: Temperature | None = None
     top_p: Ratio | None = None

@@ -81,6 +81,7 @@ def read_chat(data: bytes) -> Asked:
         stop=_stops(body.stop),
         options=options,
         keep_alive_s=_keep_alive_s(body.keep_alive),
+        context_length=body.num_ctx,
     )
     return _asked(body, request)
 
@@ -105,6 +106,7 @@ def read_completion(data: bytes) -> Asked:
         stop=_stops(body.stop),
         options=options,
         keep_alive_s=_keep_alive_s(body.keep_alive),
+        context_length=body.num_ctx,
     )
     return _asked(body, request)
 

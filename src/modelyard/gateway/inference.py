@@ -62,6 +62,7 @@ class Inference:
         loading: Callable[[], Collection[str]] = tuple,
         waits: Callable[[str], WaitStatus | None] = lambda _ticket: None,
         fallbacks: Callable[[str], Sequence[str]] = lambda _model: (),
+        role_of: Callable[[str], str] = lambda _name: "",
     ) -> None:
         self._catalog = catalog
         self._provider = provider
@@ -69,6 +70,7 @@ class Inference:
         self._metrics = metrics
         self._clock = clock
         self._loading = loading  # names of the models being loaded: who waits for one of them is not queued
+        self._role_of = role_of  # the role that a name is, if it is one
         self._fallbacks = fallbacks  # by a model's name: those that answer for it if it cannot be brought in
         self._waits = waits  # by a ticket's id: how it stands with it while it waits
         self._serial = itertools.count(1)
@@ -103,6 +105,7 @@ class Inference:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
         model = self._catalog.resolve(request.model)
         ticket.model, ticket.engine = model.name, model.engine
+        ticket.role, ticket.priority = self._role_of(request.model), caller.priority
         check_allowed(caller, model)
         check_possible(model, request)
         async with AsyncExitStack() as stack:

@@ -42,6 +42,7 @@ class Caller:
     rights: frozenset[Right] = frozenset()
     models: frozenset[str] | None = None  # canonical names this caller may use; None: every model
     is_local: bool = False
+    priority: int = 0  # added to the model's: whose requests get memory first
 
     def may_use(self, model_name: str) -> bool:
         """Whether the caller may use a model; ask with the canonical name, never with an alias."""
@@ -59,6 +60,7 @@ class KeyEntry:
     secret: str = field(repr=False)
     rights: frozenset[Right] = frozenset((Right.INFER, Right.READ))
     models: frozenset[str] | None = None
+    priority: int = 0
 
 
 class KeyRing:
@@ -96,7 +98,7 @@ class KeyRing:
         if Right.ADMIN in rights:
             rights |= _ADMIN_IMPLIES
         models = None if entry.models is None else frozenset(name.lower() for name in entry.models)
-        self._callers[digest] = (digest, Caller(entry.id, rights, models))
+        self._callers[digest] = (digest, Caller(entry.id, rights, models, priority=entry.priority))
 
     def _digest(self, sha256: bytes) -> bytes:
         return hashlib.blake2b(sha256, key=self._pepper, digest_size=32).digest()

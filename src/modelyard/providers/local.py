@@ -13,6 +13,7 @@ from typing import Protocol
 
 from modelyard.clock import Clock
 from modelyard.errors import UpstreamUnreachable
+from modelyard.residency.use import NO_WISH, Wish
 from modelyard.types.chat import InferenceRequest
 from modelyard.types.model import Model
 
@@ -27,7 +28,14 @@ class Leases(Protocol):
     """What we need of the residency: the right to use a model, which may take a queue and a load to get."""
 
     def lease(
-        self, model: Model, *, ticket: str, caller: str, deadline: float, keep_alive_s: float | None = None
+        self,
+        model: Model,
+        *,
+        ticket: str,
+        caller: str,
+        deadline: float,
+        keep_alive_s: float | None = None,
+        wish: Wish = NO_WISH,
     ) -> AbstractAsyncContextManager[WorkerLease]: ...
 
 
@@ -53,6 +61,7 @@ class LocalProvider:
             caller=ticket.caller_id,
             deadline=self._clock.monotonic() + self._patience_s(ticket),
             keep_alive_s=request.keep_alive_s,
+            wish=_wish(request, ticket),
         ) as lease:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
             ticket.degraded += lease.degraded
@@ -73,3 +82,9 @@ class LocalProvider:
         """Who does not want to wait at all still gets a slot that is free."""
         wanted_s = self._deadlines.queue_s if ticket.wait_s_max is None else ticket.wait_s_max
         return min(max(wanted_s, AT_ONCE_S), self._deadlines.queue_s)
+
+
+def _wish(request: InferenceRequest, ticket: Ticket) -> Wish:
+    if request.context_length is None and not ticket.priority and not ticket.role:
+        return NO_WISH
+    return Wish(request.context_length, ticket.priority, ticket.role)

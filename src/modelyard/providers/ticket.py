@@ -22,8 +22,8 @@ class Ticket:
 
     __slots__ = (
         "_error", "_task", "answered_at", "caller_id", "degraded", "engine", "fallback_reason", "finish",
-        "first_token_at", "id", "load_s", "model", "output_chunks", "phase", "provider", "queue_s", "request_id",
-        "route", "sent_at", "started_at", "streamed", "usage", "wait_s_max",
+        "first_token_at", "id", "load_s", "model", "output_chunks", "phase", "priority", "provider", "queue_s",
+        "request_id", "role", "route", "sent_at", "started_at", "streamed", "usage", "wait_s_max",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -37,6 +37,8 @@ class Ticket:
         self.wait_s_max: float | None = None  # for memory and a slot, if the caller has less patience than we
         self.model = ""  # canonical, once resolved; of a fallback its own
         self.engine = ""  # the model's
+        self.role = ""  # by which the model was named, if by one
+        self.priority = 0  # its caller's
         self.provider = ""
         self.degraded: tuple[str, ...] = ()  # what was given up so that it is answered: `model=small`, `kv_type=q8_0`
         self.fallback_reason = ""  # code of the error for which another model answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from modelyard.errors import N_, InsufficientMemory, QueueFull, QueueTimeout
 from modelyard.memory.planner import NoFit
@@ -22,6 +23,7 @@ _FOREIGN_HINTS = (
     N_("Other programs hold {foreign} of {device}: close them, or try again later."),
     N_("`modelyard ps` shows what is in use."),
 )
+_TRIED_HINT = N_("Smaller ways that were tried in vain: {tried}.")
 _PINNED_HINTS = (N_("Unpin or unload a model: only pinned ones are in the way."),)
 
 
@@ -35,11 +37,14 @@ def no_room(spec: ModelSpec, answer: NoFit) -> InsufficientMemory:
         hints = _FOREIGN_HINTS
     else:
         hints = _PINNED_HINTS
+    more: dict[str, Any] = {}
+    if spec.rungs:
+        hints, more = (*hints, _TRIED_HINT), {"tried": tried(spec.rungs)}
     return InsufficientMemory(
         hints=hints,
         retry_after_s=retry_after_s,
         model=spec.name,
-        tried=tried(spec.rungs),
+        **more,
         device=answer.device,
         needed=format_bytes(answer.needed_bytes),
         budget=format_bytes(answer.budget_bytes),

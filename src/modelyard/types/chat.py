@@ -88,6 +88,7 @@ class InferenceRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)  # sampling and engine fields, allow-listed and in range
+    context_length: int | None = None  # tokens it needs room for, prompt and answer; a larger context will do
     keep_alive_s: float | None = None  # overrides the model's idle TTL; negative: for ever; 0: leave at once
 
     @property
