@@ -134,8 +134,9 @@ async def test_running_out_of_memory_is_told_from_a_damaged_file(run: RunFolder,
     with pytest.raises(OutOfMemory) as caught:
         await Starter([confined], run, memory).start(replace(tiny, context_length=8_000_000), 1, tell_nobody)
 
-    assert caught.value.fields["verdict"] == "out_of_memory"
-    assert caught.value.fields["confidence"] == SURE
+    verdict = caught.value.fields["verdict"]
+    assert isinstance(verdict, dict)
+    assert (verdict["code"], verdict["confidence"]) == ("out_of_memory", SURE)
     assert not any(str(tiny.files[0]) in hint for hint in caught.value.suggestions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelyard.memory.cgroups import MemoryLimit, is_inside, memory_limits
+from modelyard.memory.cgroups import MemoryLimit, is_inside, memory_limits, oom_kills
 
 
 def tree(root: Path, files: Mapping[str, object]) -> Path:
@@ -145,3 +145,31 @@ def test_no_control_groups_or_nonsense_mean_no_limits(tmp_path: Path) -> None:
     })  # fmt: skip
 
     assert memory_limits(root) == ()
+
+
+def test_kills_are_counted_in_our_own_group_of_either_version(tmp_path: Path) -> None:
+    second = tree(tmp_path / "v2", {
+        "proc/self/cgroup": "0::/app",
+        "proc/self/mountinfo": V2_MOUNT,
+        "proc/vmstat": "oom_kill 99",
+        "sys/fs/cgroup/app/memory.events": "low 5\nmax 7\noom 4\noom_kill 3\noom_group_kill 1",
+    })  # fmt: skip
+    first = tree(tmp_path / "v1", {
+        "proc/self/cgroup": "4:memory:/app",
+        "proc/self/mountinfo": V1_MOUNT,
+        "proc/vmstat": "oom_kill 99",
+        "sys/fs/cgroup/memory/app/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2",
+    })  # fmt: skip
+
+    assert (oom_kills(second), oom_kills(first)) == (3, 2)
+
+
+def test_where_no_group_counts_kills_the_machine_does(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "proc/self/cgroup": "0::/",
+        "proc/self/mountinfo": V2_MOUNT,
+        "proc/vmstat": "nr_free_pages 12\noom_kill 4\noom_kill_other 9",
+    })  # fmt: skip
+
+    assert oom_kills(root) == 4
+    assert oom_kills(tmp_path / "empty") == 0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from modelyard.diagnosis import Evidence, Verdict, diagnose
 from modelyard.memory.devices import FakeDevices
 from modelyard.memory.measured import Measured
 from modelyard.types.memory import Footprint, ProcessMemory
@@ -37,6 +38,9 @@ class FakeWorker:
 
     def last_lines(self) -> tuple[str, ...]:
         return ("a line", "the last line")
+
+    def verdict(self) -> Verdict:
+        return diagnose(Evidence(signal=9))
 
     def crash(self) -> None:
         """It ends by itself; its memory is back at once."""

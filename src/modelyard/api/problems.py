@@ -86,17 +86,18 @@ def error_type(error: YardError) -> str:
 def error_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
     """OpenAI's envelope: a whole answer, or a frame in a stream that has begun."""
     message, suggestions = _render(error, language)
-    return {
-        "error": {
-            "message": message,
-            "type": error_type(error),
-            "param": error.param,
-            "code": error.code,
-            "backend": error.fields.get("engine"),
-            "suggestions": suggestions,
-            "request_id": request_id,
-        }
+    body: dict[str, object] = {
+        "message": message,
+        "type": error_type(error),
+        "param": error.param,
+        "code": error.code,
+        "backend": error.fields.get("engine"),
+        "suggestions": suggestions,
+        "request_id": request_id,
     }
+    if "verdict" in error.fields:
+        body["verdict"] = error.fields["verdict"]
+    return {"error": body}
 
 
 def problem_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
@@ -113,6 +114,8 @@ def problem_body(error: YardError, request_id: str, language: str = "en") -> dic
         "suggestions": suggestions,
         "request_id": request_id,
     }
+    if "verdict" in error.fields:
+        body["verdict"] = error.fields["verdict"]
     if "problems" in error.fields:
         body["errors"] = error.fields["problems"]
     return body

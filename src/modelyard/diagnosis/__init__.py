@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import TypeVar
 
-from modelyard.errors import YardError
+from modelyard.errors import N_, WorkerCrashed, YardError
 
 from .own_lines import read_line
 from .told import phrase_of, weak_phrase_of
@@ -20,7 +20,7 @@ from .verdict import CAUSES, LIKELY, OOM_MIN, POSSIBLE, SURE, WEAK, Code, Eviden
 
 __all__ = [
     "CAUSES", "LIKELY", "OOM_MIN", "POSSIBLE", "SURE", "WEAK", "Code", "Evidence", "Verdict",
-    "diagnose", "explained", "is_oom_error",
+    "crash", "diagnose", "explained", "is_oom_error",
 ]  # fmt: skip
 
 AnyError = TypeVar("AnyError", bound=YardError)
@@ -64,6 +64,12 @@ def explained(error: AnyError, verdict: Verdict) -> AnyError:
     return error
 
 
+def crash(model: str, exit: str, found: Verdict) -> WorkerCrashed:
+    """What those hear whom the worker served."""
+    text = N_("The worker of {model} ran out of memory and ended ({exit}).") if found.is_memory else None
+    return explained(WorkerCrashed(text, model=model, exit=exit), found)
+
+
 def _signal_of(evidence: Evidence) -> int | None:
     code = evidence.exit_code or 0
     return (
@@ -93,13 +99,13 @@ def _by_kill(evidence: Evidence) -> Verdict | None:
         "free_last_bytes": evidence.free_last_bytes, "limit_bytes": evidence.limit_bytes,
     }  # fmt: skip
     if evidence.oom_kills:
-        return verdict("out_of_memory", SURE, **numbers)
+        return verdict("out_of_memory", SURE, "", **numbers)
     if evidence.free_bytes is not None and evidence.held_bytes >= FULL_RATIO * evidence.free_bytes:
-        return verdict("out_of_memory", LIKELY, **numbers)
+        return verdict("out_of_memory", LIKELY, "", **numbers)
     left, limit = evidence.free_last_bytes, evidence.limit_bytes
     if left is not None and limit and left <= EMPTY_RATIO * limit:
-        return verdict("out_of_memory", LIKELY, **numbers)
-    return verdict("killed", POSSIBLE, **numbers)
+        return verdict("out_of_memory", LIKELY, "", **numbers)
+    return verdict("killed", POSSIBLE, "", **numbers)
 
 
 def _by_own_words(evidence: Evidence) -> Verdict | None:

@@ -59,17 +59,15 @@ def is_inside(root: Path, pid: int, group: str) -> bool:
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has ended for lack of memory in our groups, ever; 0 where nobody counts."""
+    """How many processes the kernel has ended for lack of memory in our groups, ever; else on the whole machine."""
     own = groups_of(root, "self")
-    count = 0
+    counts: list[int] = []
     for version, mounted_group, folder in _mounts(root):
         group = own.get(version.controller)
         if group is not None:
             for name in ("memory.events", "memory.oom_control"):
-                for line in _lines(folder / _below(group, mounted_group) / name):
-                    key, _separator, value = line.partition(" ")
-                    count += int(value) if key == "oom_kill" and value.isdigit() else 0
-    return count
+                counts += _counts(folder / _below(group, mounted_group) / name, "oom_kill")
+    return sum(counts or _counts(root / "proc/vmstat", "oom_kill"))
 
 
 def groups_of(root: Path, process: str) -> dict[str, str]:
@@ -124,6 +122,12 @@ def _limit(version: _Version, folder: Path, group: str) -> MemoryLimit | None:
         if key in version.droppable_keys and value.isdigit():
             droppable += int(value)
     return MemoryLimit(most, max(0, (_number(folder / version.used_file) or 0) - droppable), group)
+
+
+def _counts(path: Path, key: str) -> list[int]:
+    """The value of a key in a file of keys and values: one, or none."""
+    found = (line.split() for line in _lines(path))
+    return [int(words[1]) for words in found if len(words) == 2 and words[0] == key and words[1].isdigit()]
 
 
 def _number(path: Path) -> int | None:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import httptools
 
+from modelyard.diagnosis import Verdict
+
 HEAD_BYTES_MAX = 64 * 1024
 UNREAD_BYTES_MAX = 256 * 1024  # then the worker waits until we have read
 RETRY_S = 0.005  # a worker's backlog may be full for a moment
@@ -27,6 +29,8 @@ class RunningWorker(Protocol):
     def exited(self) -> asyncio.Future[str]: ...
 
     def last_lines(self) -> tuple[str, ...]: ...
+
+    def verdict(self) -> Verdict: ...
 
 
 class NoConnection(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, Self
 
+from modelyard.diagnosis import crash
 from modelyard.errors import (
     N_,
     ModelUnloaded,
@@ -15,7 +16,6 @@ from modelyard.errors import (
     UpstreamError,
     UpstreamInvalid,
     UpstreamUnreachable,
-    WorkerCrashed,
     YardError,
 )
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Progress, Usage
@@ -170,7 +170,7 @@ class WorkerStream:
                 return ShuttingDown()
             case _:  # an operator did not want to wait for us
                 return ModelUnloaded(N_("{model} was unloaded while this request used it."), model=self._source)
-        error = WorkerCrashed(model=self._source, exit=exited.result())
+        error = crash(self._source, exited.result(), self._lease.worker.verdict())
         if lines := [shown(line) for line in self._lease.worker.last_lines()[-LAST_LINES_SHOWN:]]:
             error.fields["last_lines"] = " | ".join(lines)
         return error

@@ -14,7 +14,8 @@ from functools import partial
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import LoadFailed, OutOfMemory, WorkerCrashed, YardError
+from modelyard.diagnosis import crash
+from modelyard.errors import LoadFailed, OutOfMemory, YardError
 from modelyard.events import EventBus
 from modelyard.memory.devices import DeviceReader
 from modelyard.memory.measured import Measured
@@ -212,8 +213,8 @@ class Hosting:
     def _worker_exited(self, hosted: Hosted, worker: RunningWorker, exited: asyncio.Future[str]) -> None:
         if exited.cancelled() or hosted.leaving_because:
             return
-        lines = " | ".join(worker.last_lines()[-LAST_LINES_SHOWN:])
-        error = WorkerCrashed(model=hosted.spec.name, exit=exited.result(), last_lines=lines)
+        error = crash(hosted.spec.name, exited.result(), worker.verdict())
+        error.fields["last_lines"] = " | ".join(worker.last_lines()[-LAST_LINES_SHOWN:])
         self._feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
 
     # Unloading.

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from modelyard.clock import Clock
+from modelyard.diagnosis import Evidence, Verdict, diagnose
 from modelyard.errors import LoadFailed, YardError
 from modelyard.memory.measured import Measured
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
@@ -123,6 +124,9 @@ class NodeWorker:
 
     def last_lines(self) -> tuple[str, ...]:
         return ()
+
+    def verdict(self) -> Verdict:
+        return diagnose(Evidence())
 
     async def stop(self) -> None:
         """Have it unloaded, and see it gone. Raises what kept it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modelyard.diagnosis import Verdict
 from modelyard.memory.measured import Measured
 from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Kind, Model, ModelSpec
@@ -31,6 +32,10 @@ class RunningWorker(Protocol):
 
     def last_lines(self) -> tuple[str, ...]:
         """What it said last."""
+        ...
+
+    def verdict(self) -> Verdict:
+        """Why it ended; to be asked when it has."""
         ...
 
     async def stop(self) -> None:

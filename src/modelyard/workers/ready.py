@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from modelyard.diagnosis import Evidence, diagnose
+from modelyard.diagnosis import explained
 from modelyard.errors import LoadFailed, LoadStalled, OutOfMemory
-from modelyard.memory.cgroups import oom_kills
 from modelyard.types.memory import ProcessMemory
 from modelyard.units import format_bytes
 from modelyard.workers.process import Worker
+from modelyard.workers.trace import Trace
 
 POLL_S_MIN = 0.005
 POLL_S_MAX = 0.25
@@ -47,19 +47,23 @@ class LoadWatch:
     memory: Callable[[], ProcessMemory]
     on_progress: Callable[[str, float], None]  # phase, and how far from 0 to 1
     expected_bytes: int = 0
+    given_up: tuple[str, ...] = ()  # it is started in a smaller way already
 
 
-async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
-    """Return once the worker answers its ready path. Raises `LoadFailed` or `LoadStalled`; does not stop it."""
+async def wait_ready(worker: Worker, watch: LoadWatch) -> Trace:
+    """Return once the worker answers its ready path, with what was seen of its memory so far.
+
+    Raises `LoadFailed` or `LoadStalled`; does not stop it.
+    """
     began = time.monotonic()
-    signs = _Signs(worker, watch.memory, seen_at=began, looked_at=began)
-    before = _Before(psutil.virtual_memory().available, oom_kills())
+    trace = Trace(watch.memory, predicted_bytes=watch.expected_bytes, tried=watch.given_up)
+    signs = _Signs(worker, trace.memory, seen_at=began, looked_at=began)
     delay = POLL_S_MIN
     watch.on_progress("loading", 0.0)
     while not await _is_ready(worker, watch):
         await asyncio.wait((worker.exited,), timeout=delay)
         if worker.exited.done():
-            raise _ended(worker, watch, signs, before)
+            raise _ended(worker, watch, trace)
         now = time.monotonic()
         delay = min(POLL_S_MAX, max(POLL_S_MIN, POLL_RATIO * (now - began)))
         if now - signs.looked_at >= LOOK_S:
@@ -78,37 +82,23 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> None:
         if now - began >= DEADLINE_RATIO_MAX * watch.deadline_s:
             raise _failed(worker, watch, f"it was not ready after {round(now - began)} s", "")
     watch.on_progress("ready", 1.0)
+    return trace
 
 
-def _ended(worker: Worker, watch: LoadWatch, signs: _Signs, before: _Before) -> LoadFailed:
+def _ended(worker: Worker, watch: LoadWatch, trace: Trace) -> LoadFailed:
     """It has exited: why, as far as what was counted and what it wrote can tell."""
     end, lines = worker.exited.result(), worker.last_lines()[-LINES_KEPT_MAX:]
-    verdict = diagnose(
-        Evidence(
-            lines=lines, exit_code=end.code, signal=end.signal, oom_kills=oom_kills() - before.oom_kills,
-            predicted_bytes=watch.expected_bytes, held_bytes=signs.bytes_max, free_bytes=before.free_bytes,
-        )
-    )  # fmt: skip
+    verdict = trace.verdict(end, lines)
     if verdict.is_memory:
-        return OutOfMemory(
-            hints=(*verdict.suggestions, *OutOfMemory.hints[1:]), model=watch.model, exit=end.text, last_lines=lines,
-            needed=format_bytes(watch.expected_bytes), free=format_bytes(before.free_bytes),
-            held=format_bytes(signs.bytes_max), verdict=verdict.code, confidence=verdict.confidence,
+        error = OutOfMemory(
+            model=watch.model, exit=end.text, last_lines=lines, needed=format_bytes(watch.expected_bytes),
+            free=format_bytes(trace.free_bytes), held=format_bytes(trace.held_bytes),
         )  # fmt: skip
+        if watch.given_up:
+            error.fields["tried"] = ", ".join(watch.given_up)
+        return explained(error, verdict)
     said = watch.explain(lines) or verdict.cause
-    error = _failed(worker, watch, f"{said} ({end.text})", end.text)
-    error.fields.update(verdict=verdict.code, confidence=verdict.confidence)
-    if verdict.suggestions:
-        error.hints = verdict.suggestions
-    return error
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """How things stood when a load began."""
-
-    free_bytes: int
-    oom_kills: int
+    return explained(_failed(worker, watch, f"{said} ({end.text})", end.text), verdict)
 
 
 def _failed(worker: Worker, watch: LoadWatch, problem: str, end: str) -> LoadFailed:
@@ -125,7 +115,7 @@ class _Signs:
     seen_at: float
     looked_at: float
     _lines: int = 0
-    bytes_max: int = 0
+    _bytes_max: int = 0
     _cpu_s: float = 0.0
 
     def look(self, now: float) -> int:
@@ -134,9 +124,9 @@ class _Signs:
         count = held.anonymous_bytes + held.file_bytes + sum(held.gpu_bytes.values())
         cpu_s = _cpu_s(self.worker.pid)
         is_busy = cpu_s - self._cpu_s > BUSY_RATIO * (now - self.looked_at)
-        if count > self.bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
+        if count > self._bytes_max + GROWTH_BYTES or self.worker.line_count > self._lines or is_busy:
             self.seen_at = now
-        self.bytes_max, self._lines = max(count, self.bytes_max), self.worker.line_count
+        self._bytes_max, self._lines = max(count, self._bytes_max), self.worker.line_count
         self._cpu_s, self.looked_at = cpu_s, now
         return count
 

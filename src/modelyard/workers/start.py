@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from modelyard.diagnosis import Verdict
 from modelyard.engines.base import Engine
 from modelyard.errors import LoadFailed, ModelFileError
 from modelyard.memory.measured import Measured, MeasuredStore
@@ -23,6 +24,7 @@ from modelyard.workers.launch_plan import Keeping, LaunchPlanner, Plan, key_of
 from modelyard.workers.process import KILL_S, TERM_S, ExitStatus, Worker, spawn
 from modelyard.workers.ready import LoadWatch, wait_ready
 from modelyard.workers.run_folder import RunFolder
+from modelyard.workers.trace import Trace
 
 SPECS_MAX = 1024
 
@@ -46,20 +48,28 @@ class StartLimits:
 class StartedWorker:
     """A worker that serves one model. `exited` says how it ended."""
 
-    def __init__(self, worker: Worker, plan: Plan, memory: Callable[[], ProcessMemory], limits: StartLimits) -> None:
+    def __init__(self, worker: Worker, plan: Plan, trace: Trace, limits: StartLimits) -> None:
         self.pid = worker.pid
         self.socket = worker.socket
         self.slots = plan.options.slots
         self.context_length = plan.options.context_length
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.memory = memory
+        self.memory = trace.memory
         self._worker = worker
+        self._trace = trace
+        self._verdict: Verdict | None = None
         self._limits = limits
         worker.exited.add_done_callback(self._tell_end)
 
     def last_lines(self) -> tuple[str, ...]:
         """What the worker said last."""
         return self._worker.last_lines()
+
+    def verdict(self) -> Verdict:
+        """Why it ended; to be asked when it has."""
+        if self._verdict is None:
+            self._verdict = self._trace.verdict(self._worker.exited.result(), self.last_lines())
+        return self._verdict
 
     async def stop(self) -> None:
         """End the process and everything it started; returns when it is gone. Also clears up after a crash."""
@@ -125,25 +135,25 @@ class Starter:
         except OSError as error:
             problem = f"the worker cannot be started: {error.strerror or error}"
             raise LoadFailed(model=model.name, problem=problem) from error
-        memory = partial(self._memory, worker.pid)
         watch = LoadWatch(
             model=model.name,
             stall_s=self._limits.load_stall_s,
             deadline_s=self._limits.deadline_s(model.size_bytes),
             explain=plan.engine.explain_failure,
-            memory=memory,
+            memory=partial(self._memory, worker.pid),
             on_progress=on_progress,
             expected_bytes=plan.footprint.total_bytes,
+            given_up=plan.spec.degraded,
         )
         try:
-            await wait_ready(worker, watch)
+            trace = await wait_ready(worker, watch)
         except BaseException as error:
             lines = worker.last_lines()
             await worker.stop(term_s=self._limits.term_s, kill_s=self._limits.kill_s)
             why = type(error).__name__
             _log.warning("worker.load_ended", model=model.name, epoch=epoch, pid=worker.pid, why=why, lines=lines)
             raise
-        return StartedWorker(worker, plan, memory, self._limits)
+        return StartedWorker(worker, plan, trace, self._limits)
 
     async def _chosen(self, model: Model, spec: ModelSpec | None) -> Plan:
         """The plan behind a spec that was handed out; settings may have changed since, then the nearest one."""
