@@ -165,8 +165,13 @@ class EchoWorker:
             await reply.send(b'data: {"choices":[{"delta":\x00\xff\n\n')
 
     def _hold(self, count: int) -> None:
-        if count:
+        if not count:
+            return
+        try:
             self._held.append(b"\x01" * count)  # not zeros: every page is really touched
+        except MemoryError:  # as engines do: a word, and the end
+            _say("MemoryError")
+            os._exit(1)
 
 
 class _counted:  # noqa: N801 - reads as a phrase in `with`
