@@ -112,6 +112,14 @@ def test_under_exclusive_a_pinned_model_stays() -> None:
     assert stage.ask(1, of_kind("ollama", "o")).loads == ["o"]
 
 
+def test_a_change_of_kind_is_told() -> None:
+    stage = Stage().resident(of_kind("local", "l"))
+
+    assert "model.switched" not in stage.resident(of_kind("local", "l2")).told
+    stage.ask(1, of_kind("ollama", "o")).loaded("o")
+    assert "model.switched" in stage.told
+
+
 # Sizes nobody knows.
 
 

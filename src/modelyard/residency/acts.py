@@ -30,6 +30,7 @@ class Acts:
         self.roles: dict[str, set[str]] = {}  # model -> the roles it was asked for by, while it is in memory
         self.is_shutting_down = False
         self._pins: dict[str, bool] = {}  # what operators said; over what the configuration says
+        self._kind_in_use = ""  # of the last model that came in because somebody here wanted it
         self._has_pins = False  # somebody was ever pinned: else nobody has to be asked
         self._now = 0.0
         self._wake_at: float | None = None

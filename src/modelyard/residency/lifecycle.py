@@ -112,6 +112,9 @@ class Lifecycle(Settling):
         record.loaded_at = record.idle_since = self._now
         record.load_s = event.load_s
         self.setbacks.pop(event.model, None)
+        if self._kind_in_use not in ("", record.spec.kind):
+            self._tell("model.switched", record, switched_from=self._kind_in_use, switched_to=record.spec.kind)
+        self._kind_in_use = record.spec.kind
         own_ttl_s = record.spec.idle_ttl_s
         record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
         record.measure(event.in_use)

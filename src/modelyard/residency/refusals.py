@@ -64,6 +64,8 @@ def queue_full(waiting: int, grant_gap_s: float) -> QueueFull:
     return QueueFull(waiting=waiting, retry_after_s=min(max(1.0, waiting * grant_gap_s), QUEUE_RETRY_S_MAX))
 
 
-def waited_too_long(ticket: Ticket, now: float) -> QueueTimeout:
-    """The deadline came first."""
-    return QueueTimeout(model=ticket.spec.name, waited_s=round(now - ticket.arrived_at, 1), retry_after_s=1.0)
+def waited_too_long(ticket: Ticket, now: float, ahead_s: float = 0.0) -> QueueTimeout:
+    """The deadline came first. `ahead_s`: how long those who still wait for the model may take, by the recent pace."""
+    waited_s = round(now - ticket.arrived_at, 1)
+    retry_after_s = min(max(1.0, ahead_s), QUEUE_RETRY_S_MAX)
+    return QueueTimeout(model=ticket.spec.name, waited_s=waited_s, retry_after_s=retry_after_s)

@@ -22,7 +22,9 @@ class Settling(Acts):
         (4) Expiry. (5) When to look again.
         """
         for ticket in self.queue.overdue(now):  # (1)
-            self._refuse(ticket.number, waited_too_long(ticket, now))
+            line = self.queue.lines.get(ticket.spec.name)
+            ahead_s = self.grant_gap_s * len(line.tickets()) if line is not None else 0.0
+            self._refuse(ticket.number, waited_too_long(ticket, now, ahead_s))
         self._end_what_is_over()  # (2)
         if self._are_books_stale:
             self._balance_books()
