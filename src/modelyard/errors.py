@@ -256,10 +256,7 @@ class InsufficientMemory(Unavailable):
 
     code = "insufficient_memory"
     text = N_("{model} needs {needed}; {device} has {budget} for models, {free} of it free.")
-    hints = (
-        N_("Unload another model, use a smaller context or a smaller quantisation."),
-        N_("Smaller ways that were tried in vain: {tried}."),
-    )
+    hints = (N_("Unload another model, use a smaller context or a smaller quantisation."),)
 
     @property
     def never_fits(self) -> bool:
