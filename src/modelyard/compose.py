@@ -56,7 +56,7 @@ from modelyard.wiring import (
     scan_models,
     shared_nodes,
     start_limits,
-    unknown_names,
+    warn_of_unknown_names,
 )
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
@@ -100,8 +100,7 @@ async def running_node(
         # Models, and who is in memory.
         scanned = partial(scan_models, settings, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases, settings.roles)
-        for where, name in unknown_names(settings, catalog):
-            log.warning("config.unknown_model", where=where, name=name)
+        warn_of_unknown_names(settings, catalog)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
         store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)

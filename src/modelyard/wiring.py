@@ -175,8 +175,8 @@ def allowed(settings: Settings, names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def unknown_names(settings: Settings, catalog: Catalog) -> list[tuple[str, str]]:
-    """Names in the configuration that no model has: where, and which. A model may still be added to a folder."""
+def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
+    """Tell of names in the configuration that no model has. Not an error: it may still be added to a folder."""
     models = settings.models
     given = [("models.default", models.default or "")]
     given += [("models.options", name) for name in models.options]
@@ -187,7 +187,9 @@ def unknown_names(settings: Settings, catalog: Catalog) -> list[tuple[str, str]]
         given += [(f"models.options.{name}.ladder", other) for other in fallbacks(settings, name)]
         if options.group and options.group not in models.groups:
             given.append((f"models.options.{name}.group", options.group))
-    return [(where, name) for where, name in given if name and catalog.find(name) is None]
+    for where, name in given:
+        if name and catalog.find(name) is None:
+            log.warning("config.unknown_model", where=where, name=name)
 
 
 def guard(settings: Settings, clock: Clock) -> Guard:
