@@ -37,10 +37,10 @@ look at `code`.
 ```
 
 Its codes: `out_of_memory`, `damaged_file`, `missing_file`, `unsupported_model`, `missing_library`, `address_in_use`,
-`gpu_driver`, `processor` (it lacks an instruction), `killed` (by somebody), `crashed`, `unknown`. `confidence` is from
-0 to 1: what the system counted (exit status, kills by the kernel, memory held and free) and an engine's own lines are
-worth more than what another server reports, which never makes more than 0.6. `tried` lists what was given up in vain.
-See [memory trouble](troubleshooting.md#memory).
+`gpu_driver`, `processor` (it lacks an instruction), `killed` (by somebody), `crashed`, `stalled`, `unknown`.
+`confidence` is from 0 to 1: what the system counted (exit status, kills by the kernel, memory held and free) and an
+engine's own lines are worth more than what another server reports, which never makes more than 0.6. `tried` lists what
+was given up in vain. See [memory trouble](troubleshooting.md#memory).
 
 **Trying again.** The column *again* says what the header `x-should-retry` says: *yes* comes with `Retry-After` in whole
 seconds and `retry-after-ms`; *no* means the same request fails in the same way. Without an entry the header is not

@@ -98,6 +98,7 @@ def test_weak_words_are_kept_as_weak() -> None:
         (Evidence(exit_code=1, lines=("gguf_init_from_file: failed to open GGUF file",)), "missing_file", SURE),
         (Evidence(exit_code=1, lines=("ModuleNotFoundError: No module named 'x'",)), "missing_library", SURE),
         (Evidence(exit_code=1, lines=("CUDA error: device-side assert triggered",)), "gpu_driver", SURE),
+        (Evidence(stalled_s=60.0, lines=("loading",)), "stalled", SURE),
         (Evidence(), "unknown", None),
     ],
 )  # fmt: skip

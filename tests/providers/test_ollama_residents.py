@@ -11,6 +11,7 @@ import pytest
 from modelyard.clock import SystemClock
 from modelyard.errors import (
     LoadFailed,
+    OutOfMemory,
     UpstreamError,
     UpstreamInvalid,
     UpstreamTimeout,
@@ -104,7 +105,7 @@ async def test_a_load_that_fails_says_why() -> None:
         with pytest.raises(LoadFailed, match="not found, try pulling it first"):
             await node.load("nobody:1b")
         server.faults.load_error = "model requires more system memory (9 GiB) than is available"
-        with pytest.raises(LoadFailed, match="more system memory"):
+        with pytest.raises(OutOfMemory, match="more system memory"):
             await node.load(BIG)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -176,3 +177,15 @@ def test_a_refusal_is_the_callers_error_and_tells_no_path() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b'{"error":7}', b'{"error":{"message":[1]}}', b"\xff"])
 def test_a_failure_without_sense_is_an_upstream_error(body: bytes) -> None:
     assert type(http_failure("m", 500, body)) is UpstreamError
+
+
+def test_a_reported_lack_of_memory_is_a_guess_beside_the_error_and_its_text_is_not_repeated() -> None:
+    text = "prompt 'a secret' failed: CUDA out of memory. Tried to allocate 2 GiB"
+    error = http_failure("m", 500, json.dumps({"error": {"message": text}}).encode())
+    other = http_failure("m", 500, b'{"error":{"message":"slot unavailable, memory is fine"}}')
+
+    verdict = error.fields["verdict"]
+    assert isinstance(verdict, dict)
+    assert (type(error), verdict["code"], verdict["confidence"]) == (UpstreamError, "out_of_memory", 0.6)
+    assert "secret" not in f"{error} {verdict} {error.suggestions}"
+    assert "verdict" not in other.fields

@@ -48,6 +48,7 @@ def diagnose(evidence: Evidence) -> Verdict:
     """
     found = (
         _by_windows(evidence)  # (1)
+        or _by_stall(evidence)
         or _by_kill(evidence)  # (2)
         or _by_own_words(evidence)  # (3) (4)
         or _by_signal(evidence)  # (5)
@@ -86,6 +87,21 @@ def _by_windows(evidence: Evidence) -> Verdict | None:
     return verdict(code, SURE, "page_file" if code == "out_of_memory" else "", exit_code=evidence.exit_code)
 
 
+def _by_stall(evidence: Evidence) -> Verdict | None:
+    if evidence.stalled_s is None:
+        return None
+    return verdict("stalled", SURE, "", **_numbers(evidence), stalled_s=evidence.stalled_s)
+
+
+def _numbers(evidence: Evidence) -> dict[str, object]:
+    """How memory stood."""
+    return {
+        "oom_kills": evidence.oom_kills, "held_bytes": evidence.held_bytes,
+        "predicted_bytes": evidence.predicted_bytes, "free_bytes": evidence.free_bytes,
+        "free_last_bytes": evidence.free_last_bytes, "limit_bytes": evidence.limit_bytes,
+    }  # fmt: skip
+
+
 def _by_kill(evidence: Evidence) -> Verdict | None:
     """SIGKILL alone says nothing about memory: it is what an impatient person sends, too."""
     signal = _signal_of(evidence)
@@ -93,11 +109,7 @@ def _by_kill(evidence: Evidence) -> Verdict | None:
         return verdict("killed", LIKELY, signal=signal)
     if signal != KILL:
         return None
-    numbers: dict[str, object] = {
-        "signal": signal, "oom_kills": evidence.oom_kills, "held_bytes": evidence.held_bytes,
-        "predicted_bytes": evidence.predicted_bytes, "free_bytes": evidence.free_bytes,
-        "free_last_bytes": evidence.free_last_bytes, "limit_bytes": evidence.limit_bytes,
-    }  # fmt: skip
+    numbers = _numbers(evidence) | {"signal": signal}
     if evidence.oom_kills:
         return verdict("out_of_memory", SURE, "", **numbers)
     if evidence.free_bytes is not None and evidence.held_bytes >= FULL_RATIO * evidence.free_bytes:

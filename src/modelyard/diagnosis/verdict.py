@@ -10,7 +10,7 @@ from modelyard.errors import N_
 
 Code = Literal[
     "out_of_memory", "damaged_file", "missing_file", "unsupported_model", "missing_library", "address_in_use",
-    "gpu_driver", "processor", "killed", "crashed", "unknown",
+    "gpu_driver", "processor", "killed", "crashed", "stalled", "unknown",
 ]  # fmt: skip
 
 SURE, LIKELY, POSSIBLE, WEAK = 0.95, 0.8, 0.6, 0.3
@@ -27,6 +27,7 @@ CAUSES: dict[Code, str] = {
     "processor": N_("this processor lacks an instruction the engine was built for"),
     "killed": N_("somebody ended it"),
     "crashed": N_("the engine crashed"),
+    "stalled": N_("it made no progress"),
     "unknown": N_("it ended without saying why"),
 }
 _SMALLER = N_(
@@ -41,6 +42,7 @@ _HINTS: dict[str, tuple[str, ...]] = {
     "unsupported_model": (N_("A newer engine may know it; or convert the model."),),
     "missing_library": (N_("Install what the message names."),),
     "gpu_driver": (N_("Check the driver (nvidia-smi); n_gpu_layers = 0 keeps the model off the GPU."),),
+    "stalled": (N_("Look for a slow disk or for memory that is full; deadlines.load_stall_s says how long to wait."),),
     "processor": (N_("Install a build of the engine for this processor."),),
 }
 
@@ -61,6 +63,7 @@ class Evidence:
     free_bytes: int | None = None  # before it began
     free_last_bytes: int | None = None  # when it was last seen alive
     limit_bytes: int | None = None  # all there is, within the limits of the machine and its groups
+    stalled_s: float | None = None  # it lives, and has done nothing for so long
     tried: tuple[str, ...] = ()  # ways of starting it that failed before
 
 

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from modelyard.clock import Clock
-from modelyard.errors import N_, LoadFailed, UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
+from modelyard.diagnosis import Evidence, diagnose, explained
+from modelyard.errors import (
+    N_,
+    LoadFailed,
+    OutOfMemory,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from modelyard.residency.ports import NodeResident
 from modelyard.types.memory import RAM
 from modelyard.types.model import Kind, ModelRef
@@ -202,7 +211,9 @@ class OllamaResidents:
             error = None
         text = shown(error) if isinstance(error, str) else ""
         if body is not None and text:
-            return LoadFailed(model=str(body["model"]), problem=text)
+            verdict = diagnose(Evidence(text=text))
+            failed = OutOfMemory if verdict.is_memory else LoadFailed
+            return explained(failed(LoadFailed.text, model=str(body["model"]), problem=text), verdict)
         return UpstreamError(provider=self._name, problem=f"it answered {status}")
 
     def _invalid(self, problem: str) -> UpstreamInvalid:

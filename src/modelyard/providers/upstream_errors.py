@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.diagnosis import Evidence, diagnose, explained
 from modelyard.errors import N_, BadRequest, CapabilityMissing, ContextLengthExceeded, UpstreamError, YardError
 
 TEXT_CHARS_MAX = 300
@@ -47,7 +48,9 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
     if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):
         return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or "no reason given")
-    return UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
+    failed = UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
+    verdict = diagnose(Evidence(text=text))
+    return failed if verdict.code == "unknown" else explained(failed, verdict)
 
 
 def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:

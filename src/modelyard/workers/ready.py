@@ -21,7 +21,7 @@ from modelyard.diagnosis import explained
 from modelyard.errors import LoadFailed, LoadStalled, OutOfMemory
 from modelyard.types.memory import ProcessMemory
 from modelyard.units import format_bytes
-from modelyard.workers.process import Worker
+from modelyard.workers.process import ExitStatus, Worker
 from modelyard.workers.trace import Trace
 
 POLL_S_MIN = 0.005
@@ -34,6 +34,7 @@ BUSY_RATIO = 0.2  # of one core; answering our own probes costs less
 GROWTH_BYTES = 256 * 1024
 LATE_STALL_RATIO = 0.1  # past its deadline a load may go on as long as it moves, and be still this share of the usual
 DEADLINE_RATIO_MAX = 4.0  # and then it ends
+STILL_THERE = ExitStatus(None, None, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,7 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> Trace:
         if now - signs.seen_at >= watch.stall_s * (LATE_STALL_RATIO if is_late else 1):
             if is_late:
                 raise _failed(worker, watch, f"it was not ready after {round(now - began)} s, and does no more", "")
-            raise LoadStalled(
-                model=watch.model,
-                stalled_s=round(now - signs.seen_at),
-                last_lines=worker.last_lines()[-LINES_KEPT_MAX:],
-            )
+            raise _stalled(worker, watch, trace, round(now - signs.seen_at))
         if now - began >= DEADLINE_RATIO_MAX * watch.deadline_s:
             raise _failed(worker, watch, f"it was not ready after {round(now - began)} s", "")
     watch.on_progress("ready", 1.0)
@@ -99,6 +96,12 @@ def _ended(worker: Worker, watch: LoadWatch, trace: Trace) -> LoadFailed:
         return explained(error, verdict)
     said = watch.explain(lines) or verdict.cause
     return explained(_failed(worker, watch, f"{said} ({end.text})", end.text), verdict)
+
+
+def _stalled(worker: Worker, watch: LoadWatch, trace: Trace, stalled_s: int) -> LoadStalled:
+    lines = worker.last_lines()[-LINES_KEPT_MAX:]
+    error = LoadStalled(model=watch.model, stalled_s=stalled_s, last_lines=lines)
+    return explained(error, trace.verdict(STILL_THERE, lines, stalled_s))
 
 
 def _failed(worker: Worker, watch: LoadWatch, problem: str, end: str) -> LoadFailed:

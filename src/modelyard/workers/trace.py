@@ -66,8 +66,8 @@ class Trace:
             self.held_bytes = max(self.held_bytes, held.anonymous_bytes)
         return held
 
-    def verdict(self, end: ExitStatus, lines: tuple[str, ...]) -> Verdict:
-        """Why it ended. Ask at once: what is counted later may be about others."""
+    def verdict(self, end: ExitStatus, lines: tuple[str, ...], stalled_s: float | None = None) -> Verdict:
+        """Why it ended, or what can be said of it while it stalls. Ask at once: later counts may be about others."""
         return diagnose(
             Evidence(
                 lines=lines,
@@ -79,6 +79,7 @@ class Trace:
                 free_bytes=self._first.free_bytes,
                 free_last_bytes=self._last.free_bytes,
                 limit_bytes=self._first.limit_bytes,
+                stalled_s=stalled_s,
                 tried=self._tried,
             )
         )
