@@ -55,6 +55,14 @@ def test_words_alone_make_a_guess_and_an_engines_own_line_a_finding() -> None:
             assert confidence == SURE if who == "own" else OOM_MIN <= confidence <= POSSIBLE
 
 
+def test_of_a_whole_log_both_ends_are_read() -> None:
+    filler = "a line about memory that says nothing\n" * 20_000
+
+    assert is_oom_error("CUDA error: out of memory\n" + filler)
+    assert is_oom_error(filler + "CUDA error: out of memory")
+    assert not is_oom_error(filler)
+
+
 def test_weak_words_are_kept_as_weak() -> None:
     verdict = diagnose(Evidence(text="this may be due to resource limitations"))
 

@@ -10,6 +10,9 @@ import re
 
 from .own_lines import GPU
 
+END_CHARS_MAX = 2000
+CLAUSE_CHARS_MAX = 80
+
 _QUOTED = r"""(?:"[^"]*"|'[^']*'|\u201c[^\u201d]*\u201d|\u2018[^\u2019]*\u2019|`[^`]*`)"""
 _NAMES = (
     r"(?:model|file|folder|path|prompt|query|input|title|name|named|called|titled|field|word|phrase|string|option|tool"
@@ -32,7 +35,7 @@ _TOLD = re.compile(
     r"|\bOutOfMemoryError\b|\b(?:WinError|os error|error code:?) 1455\b|\bpaging file is too small\b"
     r"|\bexit(?:ed with)? (?:status|code):? (?:137|-9)\b|\bOOM[- ]?killed\b|\boom-kill:"
     r"|\b(?:is|are|was|went|ran|run|has run|have run|running) out of memory\b"
-    r"|(?:^|(?<=[:(])|(?<=: )|(?<=[:=]\")|(?<=: \"))out of memory\b",
+    r"|(?:^|(?<=[:(])|(?<=[:,] )|(?<=[:=]\")|(?<=: \"))out of memory\b",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
@@ -40,13 +43,14 @@ _DENIED = re.compile(
     r"|what to do|why|may|might|could|would|should|about|explain\w*|fixed|fixes|handl\w+|recover\w*|retr\w+"
     r"|documentation|example|tests? for|instead of|mentions?|quot\w+|says?|named|called|titled|word|string|phrase"
     r"|tutorial|article|guide)\b"
-    r"[^.;:,()]{0,45}$"
+    r"[^.;:,()\n]{0,45}$"
     r"|\b(?:titled|named|called|field|example): ?$|\b(?:0|zero) $",
     re.IGNORECASE,
 )
 _OVER = re.compile(
-    r"^[^.;]{0,40}\b(?:handler|handling|was (?:avoided|fixed|resolved)|recovered|counter|score|tests?|protection|policy"
-    r"|errors?: 0|is reserved|(?:is|was|were) not|retried|yesterday|last (?:night|week|time)|and has been restarted)\b",
+    r"^[^.;\n]{0,40}\b(?:handler|handling|was (?:avoided|fixed|resolved)|recovered|counter|score|tests?|protection|policy"
+    r"|errors?: 0|is reserved|(?:is|was|were) not|not found|retried|yesterday|last (?:night|week|time)"
+    r"|and has been restarted)\b",
     re.IGNORECASE,
 )
 _WEAK = re.compile(r"this may be due to resource limitations|\bresource[ _]exhausted\b", re.IGNORECASE)
@@ -55,9 +59,12 @@ _ON_GPU = re.compile(rf"{GPU}\b|(?:device|video|GPU)[ _]memory|VRAM|cuda|hip(?:M
 
 def phrase_of(text: str) -> tuple[str, str] | None:
     """The phrase that tells of a lack of memory, and of which kind of memory."""
+    if len(text) > 2 * END_CHARS_MAX:  # a whole log: what matters stands at one of its ends
+        text = f"{text[:END_CHARS_MAX]} {text[-END_CHARS_MAX:]}"
     said = _NOT_SAID.sub(" ", text)
     for match in _TOLD.finditer(said):
-        if not _DENIED.search(said[: match.start()]) and not _OVER.search(said[match.end() :]):
+        before, after = said[max(0, match.start() - CLAUSE_CHARS_MAX) : match.start()], said[match.end() :]
+        if not _DENIED.search(before) and not _OVER.search(after[:CLAUSE_CHARS_MAX]):
             is_page_file = "1455" in match[0] or "paging" in match[0].lower()
             return match[0], "page_file" if is_page_file else "gpu" if _ON_GPU.search(said) else ""
     return None
@@ -65,5 +72,5 @@ def phrase_of(text: str) -> tuple[str, str] | None:
 
 def weak_phrase_of(text: str) -> str:
     """A phrase that may mean it, among other things."""
-    found = _WEAK.search(text)
+    found = _WEAK.search(text[:END_CHARS_MAX])
     return found[0] if found else ""
