@@ -43,8 +43,8 @@ _DENIED = re.compile(
     r"|what to do|why|may|might|could|would|should|about|explain\w*|fixed|fixes|handl\w+|recover\w*|retr\w+"
     r"|documentation|example|tests? for|instead of|mentions?|quot\w+|says?|named|called|titled|word|string|phrase"
     r"|tutorial|article|guide)\b"
-    r"[^.;:,()\n]{0,45}$"
-    r"|\b(?:titled|named|called|field|example): ?$|\b(?:0|zero) $",
+    r"[^.;:,()\n]{0,45}\Z"
+    r"|\b(?:titled|named|called|field|example): ?\Z|\b(?:0|zero) \Z",
     re.IGNORECASE,
 )
 _OVER = re.compile(
