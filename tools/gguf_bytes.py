@@ -14,6 +14,7 @@ TENSOR_TYPES: dict[str, tuple[int, int, int]] = {
     "Q4_0": (2, 32, 18),
     "Q8_0": (8, 32, 34),
     "Q4_K": (12, 256, 144),
+    "MXFP4": (39, 32, 17),
 }
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
 ALIGNMENT_BYTES = 32
