@@ -48,8 +48,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _OVER = re.compile(
-    r"^[^.;\n]{0,40}\b(?:handler|handling|was (?:avoided|fixed|resolved)|recovered|counter|score|tests?|protection|policy"
-    r"|errors?: 0|is reserved|(?:is|was|were) not|not found|retried|yesterday|last (?:night|week|time)"
+    r"^[^.;\n]{0,40}\b(?:handler|handling|was (?:avoided|fixed|resolved)|recovered|counter|score|tests?|protection"
+    r"|policy|errors?: 0|is reserved|(?:is|was|were) not|not found|retried|yesterday|last (?:night|week|time)"
     r"|and has been restarted)\b",
     re.IGNORECASE,
 )
