@@ -109,6 +109,7 @@ async def test_a_worker_that_somebody_ends_did_not_run_out_of_memory(tmp_path: P
         answering = asyncio.create_task(ask(session, server, "steady", stream=True, max_tokens=2000))
 
         async def generates() -> bool:
+            assert not answering.done(), (answering.result().body, server.text())
             status = await fetch(session, server, "/admin/status")
             return any(each["phase"] == "generating" for each in status["requests"])
 

@@ -69,7 +69,9 @@ class DeviceWatch:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the last reading is too old to decide by: nobody was here for a while."""
+        """Whether there is no reading to decide by, or too old a one: nobody was here for a while."""
+        if not self._scheduler.books.ledgers:  # the first one may be under way, and has not been told
+            return True
         return self._clock.monotonic() - self._hosting.read_at > 2 * self._every_s
 
     async def fresh(self) -> None:
