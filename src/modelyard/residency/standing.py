@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelyard.clock import Clock
 from modelyard.types.model import Model, ModelSpec
-from modelyard.types.status import DeviceStatus, ResidentStatus, WaitStatus
+from modelyard.types.status import DeviceStatus, Residency, ResidentStatus, WaitStatus
 
 from . import report
 from .hosting import Hosting
@@ -55,6 +55,13 @@ class Standing:
     def failures(self) -> dict[str, str]:
         """Per model why its last load or worker failed, if nothing went well since."""
         return self._scheduler.failures.reasons()
+
+    def residency_of(self, name: str) -> Residency:
+        """Advisory: it may change the next moment."""
+        record = self._scheduler.records.get(name)
+        if record is not None:
+            return record.state
+        return Residency.WAITING if name in self._scheduler.promised else Residency.ABSENT
 
     @property
     def queue_length(self) -> int:
