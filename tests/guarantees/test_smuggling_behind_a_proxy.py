@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import product
@@ -20,7 +21,7 @@ import pytest
 from tests.api.surface import statuses
 from tests.api.test_http_protocol import BAD_CHUNKS, REFUSED_FRAMING
 from tests.support.counts import PROVE
-from tests.support.node import Server, echo, free_port, serving, short_folder
+from tests.support.node import DEADLINE_S, Server, echo, free_port, serving, short_folder
 
 NGINX = "/usr/sbin/nginx"
 NGINX_CONF = """
@@ -157,9 +158,21 @@ def send(port: int, raw: bytes, *, half_close: bool = False) -> bytes:
 
 
 def served_ids(server: Server) -> Counter[str]:
-    """How often each request id was served, by the server's own account."""
-    events = server.log_events()
-    return Counter(str(event["request_id"]) for event in events if event["event"] == "request.finished")
+    """How often each request id was served, by the server's own account.
+
+    Its log is written by a thread, in order: all is there once a last request of ours is.
+    """
+    name = f"mark-{time.monotonic_ns()}"
+    fields = b"Connection: close\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n" % (name.encode(), len(BODY))
+    assert statuses(send(server.port, post(fields, BODY))) == [200]
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        events = server.log_events()
+        served = Counter(str(event["request_id"]) for event in events if event["event"] == "request.finished")
+        if served[name]:
+            return served
+        assert time.monotonic() < end, "the log does not say that a request was served"
+        time.sleep(0.02)
 
 
 def probe(port: int, number: int) -> None:
