@@ -57,8 +57,11 @@ GROUPS: tuple[tuple[str, str, tuple[type[YardError], ...]], ...] = (
      (errors.NotAuthenticated, errors.PermissionDenied, errors.RateLimited)),
     ("Names", "", (errors.NotFound,)),
     ("This server's room and time", "Nothing is wrong with the request.", (errors.Unavailable,)),
-    ("What should have answered", "A worker did not, or its answer cannot be believed.", (errors.UpstreamError,)),
-    ("The rest", "", (errors.RequestCancelled, errors.ModelFileError, errors.ConfigError, errors.ClientClosed)),
+    ("What should have answered", "A worker or another node did not, or its answer cannot be believed.", (errors.UpstreamError,)),
+    ("The rest", "", (
+        errors.DeadlineExceeded, errors.NotBuilt, errors.LoopDetected, errors.RequestCancelled, errors.ModelFileError,
+        errors.ConfigError, errors.ClientClosed,
+    )),
 )  # fmt: skip
 # For those whose suggestions come with the single case, or that need none there.
 ADVICE = {

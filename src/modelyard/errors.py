@@ -15,7 +15,10 @@
     │   ├── HostRefused           host_not_allowed
     │   └── OriginRefused         origin_not_allowed
     ├── NotFound                  not_found
-    │   └── ModelNotFound         model_not_found
+    │   ├── ModelNotFound         model_not_found
+    │   └── NodeNotFound          node_not_found
+    ├── NotBuilt                  not_implemented         a part of another server's API that we do not have
+    ├── LoopDetected              loop_detected           a request came back to a server it had passed
     ├── RateLimited               rate_limit_exceeded     the caller's own limit
     ├── Unavailable               unavailable             our capacity; `retry_after_s` says when
     │   ├── QueueFull             queue_full
@@ -25,13 +28,19 @@
     │   ├── OutOfMemory           out_of_memory
     │   ├── LoadStalled           load_stalled
     │   ├── ModelUnloaded         model_unloaded          taken out of memory by an operator while waiting
+    │   ├── NoNodeAvailable       no_node_available       whoever has the model is down, cooling down or draining
     │   └── ShuttingDown          shutting_down
     ├── UpstreamError             upstream_error          what should have answered did not, or lied
     │   ├── WorkerCrashed         worker_crashed
     │   ├── UpstreamStalled       upstream_stalled
     │   ├── UpstreamUnreachable   upstream_unreachable
     │   ├── UpstreamInvalid       upstream_invalid_response
-    │   └── UpstreamTimeout       upstream_timeout        no first token before the deadline
+    │   ├── UpstreamTimeout       upstream_timeout        no first token before the deadline
+    │   ├── UpstreamRefusedKey    upstream_refused_key    a node does not accept the key we have for it
+    │   ├── UpstreamLimited       upstream_rate_limited   a node's own limit; `retry_after_s` is what it said
+    │   ├── UpstreamOverloaded    upstream_overloaded     a node has no room now
+    │   └── UpstreamModelMissing  upstream_model_missing  a node no longer has the model it listed
+    ├── DeadlineExceeded          deadline_exceeded       the caller's own time for the whole of it is over
     ├── RequestCancelled          request_cancelled       an operator cancelled it
     ├── ClientClosed              client_closed           the caller left; seen in logs only
     ├── ModelFileError            model_file_invalid
@@ -219,6 +228,30 @@ class ModelNotFound(NotFound):
     hints = (N_("Did you mean: {near}?"), N_("`modelyard list` shows every model."))
 
 
+class NodeNotFound(NotFound):
+    """No node of that name in the configuration."""
+
+    code = "node_not_found"
+    text = N_("There is no node named {node}.")
+    hints = (N_("`modelyard nodes` shows every node."),)
+
+
+class NotBuilt(YardError):
+    """Other servers of this dialect do that; we do not."""
+
+    code = "not_implemented"
+    text = N_("This server does not do that: {what}.")
+    hints: tuple[str, ...] = (N_("docs/api.md lists every path."),)
+
+
+class LoopDetected(YardError):
+    """Servers that are nodes of each other passed a request round."""
+
+    code = "loop_detected"
+    text = N_("The request has passed {hops} servers and came back: nodes here are nodes of each other.")
+    hints = (N_("Look at the addresses in [[nodes]] of each of these servers."),)
+
+
 class RateLimited(YardError):
     """The caller has used up its own limit."""
 
@@ -299,6 +332,14 @@ class ModelUnloaded(Unavailable):
     text = N_("{model} was unloaded while this request waited for it.")
 
 
+class NoNodeAvailable(Unavailable):
+    """Everybody who has the model is out of rotation."""
+
+    code = "no_node_available"
+    text = N_("No node can answer for {model} now: {reasons}")
+    hints = (N_("`modelyard nodes` shows the state of each node and when it is tried again."),)
+
+
 class ShuttingDown(Unavailable):
     """The server is stopping."""
 
@@ -348,6 +389,46 @@ class UpstreamTimeout(UpstreamError):
 
     code = "upstream_timeout"
     text = N_("{model} produced no first token within {budget_s} s.")
+
+
+class UpstreamRefusedKey(UpstreamError):
+    """The node wants another key than ours. Our mistake, and not the node's."""
+
+    code = "upstream_refused_key"
+    text = N_("{provider} does not accept the key it was configured with.")
+    hints = (N_("Check the key of this node in the server's configuration."),)
+
+
+class UpstreamLimited(UpstreamError):
+    """The node limits us."""
+
+    code = "upstream_rate_limited"
+    text = N_("{provider} limits how much it answers.")
+    hints = (N_("Wait for the time in the Retry-After header."),)
+
+
+class UpstreamOverloaded(UpstreamError):
+    """The node has no room for more now."""
+
+    code = "upstream_overloaded"
+    text = N_("{provider} has no room for more requests now.")
+    hints = (N_("Try again in a moment."),)
+
+
+class UpstreamModelMissing(UpstreamError):
+    """The node does not know the model any more."""
+
+    code = "upstream_model_missing"
+    text = N_("{provider} no longer has {model}.")
+    hints = (N_("`modelyard list` shows who has which model."),)
+
+
+class DeadlineExceeded(YardError):
+    """The time the caller gave for the whole answer is over."""
+
+    code = "deadline_exceeded"
+    text = N_("The answer was not complete within the {budget_s} s that the request had.")
+    hints = (N_("Give it more time, or ask for less."),)
 
 
 class RequestCancelled(YardError):

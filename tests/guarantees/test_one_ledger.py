@@ -29,11 +29,11 @@ from modelyard.providers.ollama_residents import OllamaResidents
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import DevicesRead, Effect, Event, Load
 from modelyard.residency.neighbour_watch import NeighbourWatch
-from modelyard.residency.neighbours import Neighbour, SharedNodeStarter, Starters, node_model
+from modelyard.residency.neighbours import Neighbour, SharedNodeStarter, Starters
 from modelyard.residency.ports import RunningWorker
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import DeviceReading, Footprint, ProcessMemory
-from modelyard.types.model import Model, ModelSpec
+from modelyard.types.model import Model, ModelSpec, model_at
 from modelyard.types.status import Residency
 from modelyard.units import GIB, MIB
 from modelyard.workers.run_folder import RunFolder
@@ -53,7 +53,7 @@ STEADY = {"steady-2": 2 * GIB, "steady-3": 3 * GIB, "steady-5": 5 * GIB, "steady
 VAGUE = {"vague-2": 2 * GIB, "vague-4": 4 * GIB}  # predicted with a band, and larger than predicted
 BAND_RATIO, WRONG_RATIO = 0.1, 1.08
 THEIRS = {"o1:1b": GIB, "o2:1b": 2 * GIB, "o3:3b": 3 * GIB, "o6:8b": 6 * GIB}
-THERE = {name: node_model("ollama", "studio", name) for name in THEIRS}
+THERE = {name: model_at("studio", "ollama", name) for name in THEIRS}
 
 
 class Machine:

@@ -23,10 +23,10 @@ from modelyard.residency import neighbours
 from modelyard.residency.lease import Lease
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
-from modelyard.residency.neighbours import Neighbour, SharedNodeStarter, Starters, node_model
+from modelyard.residency.neighbours import Neighbour, SharedNodeStarter, Starters
 from modelyard.residency.state import MemoryBooks, Record, ResidencyLimits
 from modelyard.types.memory import DeviceReading, Footprint
-from modelyard.types.model import Model, ModelSpec
+from modelyard.types.model import Model, ModelSpec, model_at
 from modelyard.types.status import Residency
 from modelyard.units import GIB
 from modelyard.words import render
@@ -42,7 +42,7 @@ INSTALLED = {
 }
 OURS = {"mine": 3 * GIB, "large": 6 * GIB, "tiny": GIB}
 SPEC = ModelSpec("theirs", "theirs", Footprint({"gpu0": 3}), kind="ollama")
-SMALL, BIG, SPLIT = (node_model("ollama", "studio", name) for name in INSTALLED)
+SMALL, BIG, SPLIT = (model_at("studio", "ollama", name) for name in INSTALLED)
 
 
 @dataclass

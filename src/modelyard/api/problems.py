@@ -54,6 +54,11 @@ _STATUS: Mapping[type[YardError], int] = {
     errors.UpstreamError: 502,
     errors.UpstreamStalled: 504,
     errors.UpstreamTimeout: 504,
+    errors.UpstreamLimited: 429,
+    errors.UpstreamOverloaded: 503,
+    errors.DeadlineExceeded: 504,
+    errors.NotBuilt: 501,
+    errors.LoopDetected: 508,
     errors.RequestCancelled: 409,
     errors.ClientClosed: 499,  # seen in logs only
     errors.ModelFileError: 503,
@@ -69,8 +74,14 @@ _TYPE: Mapping[type[YardError], str] = {
     errors.QueueTimeout: "overloaded_error",
     errors.InsufficientMemory: "overloaded_error",
     errors.UpstreamError: "upstream_error",
+    errors.NotBuilt: "invalid_request_error",
 }
-_HOPELESS = (errors.RequestCancelled, errors.ModelFileError)  # the same request again fails in the same way
+_HOPELESS = (
+    errors.RequestCancelled,
+    errors.ModelFileError,
+    errors.NotBuilt,
+    errors.LoopDetected,
+)  # the same request again fails in the same way
 
 
 def status_of(error: YardError) -> int:

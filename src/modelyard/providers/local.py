@@ -12,10 +12,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from modelyard.clock import Clock
-from modelyard.errors import UpstreamUnreachable
+from modelyard.errors import CapabilityMissing, UpstreamUnreachable
 from modelyard.residency.use import NO_WISH, Wish
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.model import Model
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.model import Capability, Model
 
 from .deadlines import Deadlines
 from .ticket import Ticket
@@ -77,6 +78,10 @@ class LocalProvider:
                 raise
             finally:
                 stream.close()
+
+    async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
+        """No engine here embeds yet."""
+        raise CapabilityMissing(model=model.name, capability=Capability.EMBED.value)
 
     def _patience_s(self, ticket: Ticket) -> float:
         """Who does not want to wait at all still gets a slot that is free."""

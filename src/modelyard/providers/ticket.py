@@ -21,9 +21,10 @@ class Ticket:
     """What is known of one request between its first and its last byte."""
 
     __slots__ = (
-        "_error", "_task", "answered_at", "caller_id", "degraded", "engine", "fallback_reason", "finish",
-        "first_token_at", "id", "load_s", "model", "output_chunks", "phase", "priority", "provider", "queue_s",
-        "request_id", "role", "route", "sent_at", "started_at", "streamed", "usage", "wait_s_max",
+        "_error", "_task", "affinity", "answered_at", "attempts", "caller_id", "deadline_at", "degraded", "engine",
+        "fallback_reason", "finish", "first_token_at", "hops", "id", "is_retry", "load_s", "model", "output_chunks",
+        "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at", "started_at", "streamed",
+        "usage", "wait_s_max", "why",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -39,7 +40,13 @@ class Ticket:
         self.engine = ""  # the model's
         self.role = ""  # by which the model was named, if by one
         self.priority = 0  # its caller's
-        self.provider = ""
+        self.provider = ""  # name of the node that answers, or was asked last
+        self.why = ""  # that node: `resident`, `affinity`, ...
+        self.attempts = 0  # nodes that were asked
+        self.hops = 0  # servers like us that passed it on before
+        self.is_retry = False  # one of them asks for the second time: it has the retries, we have none
+        self.deadline_at: float | None = None  # for the whole answer, if its caller set one
+        self.affinity = ""  # what should go to the same node again: a session, or the beginning of a prompt
         self.degraded: tuple[str, ...] = ()  # what was given up so that it is answered: `model=small`, `kv_type=q8_0`
         self.fallback_reason = ""  # code of the error for which another model answers
         self.queue_s: float | None = None

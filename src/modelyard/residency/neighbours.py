@@ -24,11 +24,10 @@ from modelyard.diagnosis import Evidence, Verdict, diagnose
 from modelyard.errors import LoadFailed, YardError
 from modelyard.memory.measured import Measured
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
-from modelyard.types.model import Kind, Model, ModelSpec
+from modelyard.types.model import Model, ModelSpec, model_at
 
 from .ports import NodeResident, RunningWorker, SharedNode, WorkerStarter
 
-NODE, NODE_MODEL = "node", "node_model"  # in a model's metadata: where it is, and what it is called there
 MEASURED_BAND_RATIO = 0.05
 MEASURED_COUNT_MAX = 1024
 LOAD_S_EXPECTED = 10.0  # until one was measured
@@ -36,12 +35,6 @@ STAYS_S = 60.0  # how long a model that would not go counts as somebody else's b
 CLEAR_S = 5.0  # to take back a load that was given up
 
 _log = structlog.get_logger()
-
-
-def node_model(kind: Kind, node: str, name: str) -> Model:
-    """A model as it is at another node. In our ledger it is called `name@node`: others may have one of that name."""
-    own = f"{name.lower().removesuffix(':latest')}@{node}"
-    return Model(own, kind, identity=f"{kind}:{own}", metadata={NODE: node, NODE_MODEL: name})
 
 
 class Neighbour:
@@ -58,7 +51,7 @@ class Neighbour:
         self._stays: dict[str, float] = {}  # would not go when asked to -> when to try again
 
     def model(self, name: str) -> Model:
-        return node_model(self.node.kind, self.name, name)
+        return model_at(self.name, self.node.kind, name)
 
     @property
     def acts(self) -> int:
@@ -152,7 +145,7 @@ class Starters:
         return await self._for(model).start(model, epoch, on_progress, spec)
 
     def _for(self, model: Model) -> WorkerStarter:
-        return self._there if NODE in model.metadata else self._here
+        return self._there if model.node else self._here
 
 
 class SharedNodeStarter:
@@ -182,7 +175,7 @@ class SharedNodeStarter:
         at, began_at = self._of(model), self._clock.monotonic()
         with at.acting(model.name):
             try:
-                resident = await at.node.load(str(model.metadata[NODE_MODEL]))
+                resident = await at.node.load(model.node_model)
                 at.held[model.name] = resident = _within(resident, await self.counted())
             except LoadFailed:
                 raise
@@ -211,7 +204,7 @@ class SharedNodeStarter:
         """Raises if it stays: then it counts as somebody else's for a while, under its name."""
         with at.acting(model.name):
             try:
-                await at.node.unload(str(model.metadata[NODE_MODEL]))
+                await at.node.unload(model.node_model)
             except YardError as error:
                 at.will_stay(model.name)
                 _log.warning("residency.neighbour_keeps", model=model.name, code=error.code, problem=str(error))
@@ -226,7 +219,7 @@ class SharedNodeStarter:
         """Whatever comes of it, the next look tells."""
         try:
             async with asyncio.timeout(CLEAR_S):
-                await at.node.unload(str(model.metadata[NODE_MODEL]))
+                await at.node.unload(model.node_model)
         except (YardError, TimeoutError) as error:
             _log.warning("residency.load_not_taken_back", model=model.name, problem=str(error))
 
@@ -236,7 +229,7 @@ class SharedNodeStarter:
         )
 
     def _of(self, model: Model) -> Neighbour:
-        at = self.neighbours.get(str(model.metadata.get(NODE)))
+        at = self.neighbours.get(model.node)
         if at is None:
             raise LoadFailed(model=model.name, problem="the node it is at is not configured")
         return at

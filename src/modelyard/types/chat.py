@@ -12,6 +12,7 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Think = bool | Literal["low", "medium", "high"]
 FINISH_REASONS: frozenset[str] = frozenset(("stop", "length", "tool_calls", "content_filter"))
 
 
@@ -89,6 +90,8 @@ class InferenceRequest:
     stop: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)  # sampling and engine fields, allow-listed and in range
     context_length: int | None = None  # tokens it needs room for, prompt and answer; a larger context will do
+    think: Think | None = None  # whether, or how much, a model that can reason first should; None: as it likes
+    suffix: str | None = None  # of a plain completion: what comes after the text that is asked for
     keep_alive_s: float | None = None  # overrides the model's idle TTL; negative: for ever; 0: leave at once
 
     @property

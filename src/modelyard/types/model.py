@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .facts import ModelFacts
 from .memory import Footprint
 
+# best: by everything we know. warm: one in memory, if any is. first: the first until it is full, then the next.
+Pick = Literal["best", "warm", "first"]
 _REF = re.compile(r"([\w][\w./+-]*?)(?::([\w][\w.+-]*))?(?:@([\w.-]+))?")
 NAME_CHARS_MAX = 256
 
@@ -24,6 +26,10 @@ class Capability(StrEnum):
     RERANK = "rerank"
     TOOLS = "tools"
     IMAGES = "images"
+    THINKING = "thinking"
+
+
+Kind = Literal["local", "ollama", "openai"]  # who brings a model into memory: we, an Ollama node, or nobody here
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,10 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One servable thing: files on disk, what their headers say, and which engine serves them."""
+    """One servable thing: files here and the engine that serves them, or a copy that another node has.
+
+    Of a copy the name is `name@node`; its `bare_name` may be that of other copies, here and elsewhere.
+    """
 
     name: str  # canonical: lower case, without the tag `latest`
     engine: str
@@ -69,9 +78,38 @@ class Model:
     problem: str = ""  # why it cannot be served, for a damaged file; empty when all is well
     facts: ModelFacts | None = None  # what its header says about memory
     metadata: dict[str, object] = field(default_factory=dict)
+    kind: Kind = "local"
+    node: str = ""  # who has it; empty: we
+    node_model: str = ""  # what it is called there
+    digest: str = ""  # of its files, as that node tells it
+
+    @property
+    def bare_name(self) -> str:
+        """The name without the node."""
+        return self.name.partition("@")[0]
 
 
-Kind = Literal["local", "ollama", "openai"]  # who brings a model into memory: we, an Ollama node, or nobody here
+def model_at(node: str, kind: Kind, node_model: str, **known: Any) -> Model:
+    """A copy of a model as another node has it; `known` are further fields. Raises `ValueError` for what is no name.
+
+    >>> model_at("studio", "ollama", "Llama3.1:latest").name
+    'llama3.1@studio'
+    """
+    ModelRef.parse(node_model)
+    if "@" in node_model:
+        raise ValueError("a model of a node cannot be named after another node")
+    name = f"{node_model.lower().removesuffix(':latest')}@{node}"
+    given = {"engine": kind, "identity": f"{kind}:{name}", **known}
+    return Model(name, kind=kind, node=node, node_model=node_model, **given)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a name leads to: every model that may answer for it, and how one of them is picked."""
+
+    name: str  # as listed, without a node
+    models: tuple[Model, ...]  # local ones first, then in the configured order of kinds
+    pick: Pick = "best"
 
 
 @dataclass(frozen=True, slots=True)
