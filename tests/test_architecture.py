@@ -30,6 +30,7 @@ PURE = {
     "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
     "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
     "config/explain.py", "config/banner.py",
+    "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "anyio", "os", "time", "random", "subprocess", "socket", "threading", "logging", "structlog", "secrets",

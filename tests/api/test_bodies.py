@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from modelyard.api.asked import Asked
 from modelyard.api.bodies import BRACKETS_MAX, COMMAS_MAX, ESCAPES_MAX
-from modelyard.api.openai_codec import Asked, read_chat, read_completion
+from modelyard.api.openai_codec import read_chat, read_completion
 from modelyard.errors import BadRequest, MalformedBody, RequestTooLarge
 from modelyard.types.chat import ImagePart
 
@@ -121,7 +122,7 @@ def test_an_inline_image_is_taken() -> None:
 def test_thinking_is_switched_by_allow_listed_template_options_only() -> None:
     asked = chat(reasoning_effort="none", chat_template_kwargs={"enable_thinking": True, "evil": "x"})
 
-    assert asked.request.options["chat_template_kwargs"] == {"enable_thinking": False}
+    assert asked.request.think is False
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model":"\xff"}', b'{"a":"\\ud800"}', b"{} x"])

@@ -31,14 +31,19 @@ COMMAS_MAX = 500_000
 ESCAPES_MAX = 500_000  # each costs a decoder ten times a plain character
 DEPTH_MAX = 64
 LARGE_BYTES = MIB  # one that takes milliseconds to read: others are served between reading it and sending it on
+PLAIN_TYPES = (b"", b"application/x-www-form-urlencoded")
 UNCHECKED_BYTES_MAX = 64 * 1024  # too small to hold enough structure to matter
 _WHERE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<key>key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 Body = TypeVar("Body")
 
 
-async def read_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """The body's bytes. Raise when it is too large, too slow, not JSON by its type, or its sender has left."""
+async def read_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX, is_plain_read: bool = False) -> bytes:
+    """The body's bytes. Raise when it is too large, too slow, not JSON by its type, or its sender has left.
+
+    `is_plain_read` takes what curl sends by itself, too, which is what another server's clients are used to: the Origin
+    of web pages was checked at the door.
+    """
     length: bytes | None = None
     media_type = b""
     for name, value in request.scope["headers"]:
@@ -49,7 +54,7 @@ async def read_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> byt
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise UnsupportedMediaType(media_type=f"{_printable(value)} encoding")
     kind = media_type.partition(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
+    if kind != b"application/json" and not kind.endswith(b"+json") and not (is_plain_read and kind in PLAIN_TYPES):
         raise UnsupportedMediaType(media_type=_printable(media_type) or "a body without a type")
     if length is not None and length.isdigit() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)

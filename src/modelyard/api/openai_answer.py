@@ -7,7 +7,7 @@ A note (JSON) is told in the last chunk as the member `modelyard`. Pure; knows n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -17,24 +17,6 @@ from .openai_logprobs import legacy_logprobs
 
 DONE = b"data: [DONE]\n\n"
 _dumps = orjson.dumps
-
-
-class Frames(Protocol):
-    """Writes the frames of one streamed answer."""
-
-    note: bytes
-
-    def encode(self, chunks: Sequence[Chunk]) -> bytes: ...
-
-    def end(self) -> bytes: ...
-
-
-class Collector(Protocol):
-    """Puts a whole answer together."""
-
-    def add(self, chunks: Sequence[Chunk]) -> None: ...
-
-    def body(self, note: bytes = b"") -> bytes: ...
 
 
 class _Head:

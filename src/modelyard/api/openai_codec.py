@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -11,9 +10,20 @@ import orjson
 from msgspec import UNSET
 
 from modelyard.errors import N_, BadRequest
-from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, TextPart, Tool, ToolCall
+from modelyard.types.chat import (
+    ImagePart,
+    InferenceRequest,
+    Message,
+    Part,
+    ResponseFormat,
+    TextPart,
+    Think,
+    Tool,
+    ToolCall,
+)
 from modelyard.units import parse_duration
 
+from .asked import Asked
 from .bodies import decode_body, invalid
 from .openai_body import (
     ASSUMED_NAME,
@@ -36,16 +46,10 @@ PROMPT_TOKENS_MAX = 500_000
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
 _option_values = attrgetter(*OPTIONS)
 _refused_values = attrgetter(*REFUSED)
+_EFFORTS: dict[str, Think] = {
+    "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high",
+}  # fmt: skip
 _NONE_REFUSED = (UNSET,) * len(REFUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request and how its answer is to be written."""
-
-    request: InferenceRequest
-    stream: bool
-    include_usage: bool
 
 
 _chat = msgspec.json.Decoder(ChatBody)
@@ -67,21 +71,20 @@ def read_chat(data: bytes) -> Asked:
             options["top_logprobs"] = body.top_logprobs
     elif body.top_logprobs:
         raise invalid("top_logprobs", "it needs logprobs: true")
-    if template := _template_options(body):
-        options["chat_template_kwargs"] = template
     request = InferenceRequest(
         model=body.model,
         messages=tuple([_message(message, at) for at, message in enumerate(body.messages)]),
         choices=body.n or 1,
-        tools=_tools(body.tools, schemas) if body.tools else (),
+        tools=tools_of(body.tools, schemas) if body.tools else (),
         tool_choice=_tool_choice(body),
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_response_format(body.response_format, schemas) if body.response_format else None,
         max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
-        stop=_stops(body.stop),
+        stop=stops_of(body.stop),
         options=options,
-        keep_alive_s=_keep_alive_s(body.keep_alive),
+        keep_alive_s=keep_alive_s(body.keep_alive),
         context_length=body.num_ctx,
+        think=_think(body),
     )
     return _asked(body, request)
 
@@ -103,9 +106,9 @@ def read_completion(data: bytes) -> Asked:
         prompt=_prompt(body.prompt),
         choices=body.n or 1,
         max_tokens=body.max_tokens,
-        stop=_stops(body.stop),
+        stop=stops_of(body.stop),
         options=options,
-        keep_alive_s=_keep_alive_s(body.keep_alive),
+        keep_alive_s=keep_alive_s(body.keep_alive),
         context_length=body.num_ctx,
     )
     return _asked(body, request)
@@ -130,15 +133,11 @@ def _options(body: Common) -> dict[str, object]:
     return {name: value for name, value in zip(OPTIONS, _option_values(body), strict=True) if value is not None}
 
 
-def _template_options(body: ChatBody) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if body.chat_template_kwargs is not None and body.chat_template_kwargs.enable_thinking is not None:
-        found["enable_thinking"] = body.chat_template_kwargs.enable_thinking
-    if body.reasoning_effort == "none":
-        found["enable_thinking"] = False
-    elif body.reasoning_effort is not None:
-        found["reasoning_effort"] = body.reasoning_effort
-    return found
+def _think(body: ChatBody) -> Think | None:
+    """Whether, and how much, the model is to reason: OpenAI's word for it, or the template's."""
+    if body.reasoning_effort is not None:
+        return _EFFORTS[body.reasoning_effort]
+    return body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs is not None else None
 
 
 def _message(body: MessageBody, at: int) -> Message:
@@ -176,7 +175,7 @@ def _tool_call(body: ToolCallBody) -> ToolCall:
     )
 
 
-def _tools(bodies: list[ToolBody], schemas: SchemaCheck) -> tuple[Tool, ...]:
+def tools_of(bodies: list[ToolBody], schemas: SchemaCheck) -> tuple[Tool, ...]:
     if len({body.function.name for body in bodies}) < len(bodies):
         raise invalid("tools", "two functions have the same name")
     return tuple([_tool(body, at, schemas) for at, body in enumerate(bodies)])
@@ -225,12 +224,12 @@ def _prompt(prompt: str | list[Any]) -> str | tuple[int, ...]:
     return tuple(prompt)
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     return tuple(text for text in stops if text)
 
 
-def _keep_alive_s(value: str | float | None) -> float | None:
+def keep_alive_s(value: str | float | None) -> float | None:
     if value is None:
         return None
     try:

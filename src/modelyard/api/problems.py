@@ -1,14 +1,14 @@
 """Our errors as HTTP: the one status table, and one function per dialect.
 
-OpenAI's envelope for everything but `/admin`, which speaks problem+json (RFC 9457). What we did not foresee becomes
-`internal` without any detail: the log has it.
+OpenAI's envelope for everything but `/admin`, which speaks problem+json (RFC 9457), and the paths of Ollama's API, with
+Ollama's. What we did not foresee becomes `internal` without any detail: the log has it.
 """
 
 from __future__ import annotations
 
 import http
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import PurePath
 from traceback import extract_tb
@@ -26,6 +26,11 @@ from modelyard.words import render
 
 log = structlog.get_logger()
 Value = TypeVar("Value")
+_OLLAMA_ABILITIES = {
+    "completion": "generate",
+    "embed": "embeddings",
+    "images": "vision",
+}  # its words for what a model cannot do
 PATH_CHARS_MAX = 200
 RETRY_AFTER_S = 2.0  # told when the error itself does not know better
 RETRY_AFTER_S_MAX = 120.0  # clients give up on longer ones
@@ -35,7 +40,15 @@ class Dialect(StrEnum):
     """How an error is written."""
 
     OPENAI = "openai"
+    OLLAMA = "ollama"
     PROBLEM = "problem"
+
+
+def dialect_of(path: str) -> Dialect:
+    """In which dialect a path answers that is in no table."""
+    if path.startswith("/admin"):
+        return Dialect.PROBLEM
+    return Dialect.OLLAMA if path.startswith("/api/") and not path.startswith("/api/v1/") else Dialect.OPENAI
 
 
 # The nearest class in an error's ancestry decides.
@@ -111,6 +124,20 @@ def error_body(error: YardError, request_id: str, language: str = "en") -> dict[
     return {"error": body}
 
 
+def ollama_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
+    """Ollama's `error`, a text, in its own words where it has some: clients look for them. Ours stand beside it."""
+    message, suggestions = _render(error, language)
+    body: dict[str, object] = {
+        "error": _ollama_text(error) or message,
+        "code": error.code,
+        "suggestions": suggestions,
+        "request_id": request_id,
+    }
+    if "verdict" in error.fields:
+        body["verdict"] = error.fields["verdict"]
+    return body
+
+
 def problem_body(error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
     """RFC 9457's members, with ours beside them."""
     message, suggestions = _render(error, language)
@@ -130,6 +157,11 @@ def problem_body(error: YardError, request_id: str, language: str = "en") -> dic
     if "problems" in error.fields:
         body["errors"] = error.fields["problems"]
     return body
+
+
+def body_of(dialect: Dialect | str, error: YardError, request_id: str, language: str = "en") -> dict[str, object]:
+    """An error as its dialect writes it."""
+    return _BODIES.get(dialect, error_body)(error, request_id, language)
 
 
 def error_headers(error: YardError) -> dict[str, str]:
@@ -161,9 +193,8 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error as a whole answer. `headers` come on top of those the error calls for."""
-    is_problem = dialect == Dialect.PROBLEM
-    body = (problem_body if is_problem else error_body)(error, request_id, language)
-    media_type = "application/problem+json" if is_problem else "application/json"
+    body = body_of(dialect, error, request_id, language)
+    media_type = "application/problem+json" if dialect == Dialect.PROBLEM else "application/json"
     return Response(
         orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS),
         status_of(error),
@@ -187,6 +218,26 @@ def failure_response(failure: Exception, state: Mapping[str, Any], *, path: str 
             trace = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(failure.__traceback__)]
             log.error("request.failed", request_id=request_id, error=type(failure).__qualname__, trace=trace)
     return error_response(error, state.get("dialect", Dialect.OPENAI), request_id, state.get("language", "en"))
+
+
+_BODIES: Mapping[str, Callable[[YardError, str, str], dict[str, object]]] = {
+    Dialect.OPENAI: error_body,
+    Dialect.OLLAMA: ollama_body,
+    Dialect.PROBLEM: problem_body,
+}
+
+
+def _ollama_text(error: YardError) -> str:
+    fields = error.fields
+    match error:
+        case errors.ModelNotFound():
+            return f'model "{fields.get("model", "")}" not found, try pulling it first'
+        case errors.QueueFull():
+            return "server busy, please try again. maximum pending requests exceeded"
+        case errors.CapabilityMissing():
+            word = str(fields.get("capability", ""))
+            return f'"{fields.get("model", "")}" does not support {_OLLAMA_ABILITIES.get(word, word)}'
+    return ""
 
 
 def _nearest(table: Mapping[type[YardError], Value], error: YardError) -> Value:

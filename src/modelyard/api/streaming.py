@@ -1,8 +1,8 @@
 """Writing a streamed answer to whoever asked: when headers go out, what fills silence, when a reader is too slow.
 
 Headers go out with the first content or after ten seconds of silence, whichever comes first: until then an error keeps
-its status. Afterwards an error is one frame, without the end mark. Also watches for callers that leave. Knows
-server-sent events, and nothing about what is in them.
+its status. Afterwards an error is one frame, without the end mark. Also watches for callers that leave. Knows nothing
+about what is in the frames.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from modelyard.providers.ticket import Ticket
 from modelyard.types.status import WaitStatus
 
 from .slow_readers import ReaderWatch
+from .yard_headers import RawHeaders
 
 UNWATCHED_S = 0.05
 KEEPALIVE_S = 10.0
@@ -32,8 +33,6 @@ HEADERS = (
 )
 
 _UNSAFE = re.compile(r"[^!-~]")  # anything but what is visible in ASCII
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 class CallerWatch:

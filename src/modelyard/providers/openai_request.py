@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, Tool
+from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, Think, Tool
 
 
 def path_of(request: InferenceRequest) -> str:
@@ -29,6 +29,8 @@ def encode_request(request: InferenceRequest, *, choice: int | None = None, prog
         body["prompt"] = request.prompt
     if progress:
         body["return_progress"] = True
+        if request.think is not None:
+            body["chat_template_kwargs"] = _template_options(request.think)
     if choice is None:
         if request.choices > 1:
             body["n"] = request.choices
@@ -47,6 +49,11 @@ def encode_request(request: InferenceRequest, *, choice: int | None = None, prog
     if request.response_format is not None:
         body["response_format"] = _response_format(request.response_format)
     return orjson.dumps(body)
+
+
+def _template_options(think: Think) -> dict[str, object]:
+    """What our own workers' chat templates know thinking by."""
+    return {"enable_thinking": think} if isinstance(think, bool) else {"reasoning_effort": think}
 
 
 def _message(message: Message) -> dict[str, object]:
