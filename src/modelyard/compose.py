@@ -31,6 +31,7 @@ from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import ALL_RIGHTS, Caller
 from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import Metrics, NodeGauges
+from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
@@ -42,6 +43,10 @@ from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import RecycleAsked
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import SharedNodeStarter, Starters
+from modelyard.routing.fleet import Fleet
+from modelyard.routing.prober import Prober
+from modelyard.routing.router import Router
+from modelyard.routing.standings import Standings
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
 from modelyard.wiring import (
@@ -109,32 +114,25 @@ async def running_node(
 
         # The data plane and the control plane.
         metrics = Metrics()
-        provider = LocalProvider(manager, clock, deadlines(settings))
-        inference = Inference(
-            catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
-            loading=lambda: loading_names(manager), waits=manager.waiting_of, fallbacks=partial(fallbacks, settings),
-            role_of=catalog.role_of,
-        )  # fmt: skip
+        others = other_nodes(settings, clock, events, catalog, manager)
+        inference = data_plane(settings, clock, metrics, catalog, manager, others.router)
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(loaded)},
+            nodes=NodeOperations(others.fleet, others.prober.look, others.prober.nudge),
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
-
-        openai = OpenAIEndpoints(
-            inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
-            body_bytes_max=settings.server.body_max_bytes,
-        )  # fmt: skip
         listing = ModelEndpoints(catalog, manager.residents, partial(launch_details, starter, manager))
-        endpoints = InferenceEndpoints(openai.chat_completions, openai.completions, listing.models, listing.model)
-        app = face(settings, clock, endpoints, operations, history, metrics)
+        app = face(
+            settings, clock, endpoints(settings, clock, catalog, inference, listing), operations, history, metrics
+        )
 
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         background = [tasks.create_task(manager.run()), tasks.create_task(history.run())]
         background += [tasks.create_task(follow(events, metrics)), tasks.create_task(preload(settings, operations))]
-        background.append(tasks.create_task(neighbours.run()))
+        background += [tasks.create_task(neighbours.run()), tasks.create_task(others.prober.run())]
         try:
             yield Node(app, operations, inference, manager, catalog, run)
         finally:
@@ -162,17 +160,59 @@ def residency(
     return manager, neighbours
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Other nodes: what is known of them, who looks at them, and who chooses among them and us."""
+
+    fleet: Fleet
+    prober: Prober
+    router: Router
+
+
+def other_nodes(
+    settings: Settings, clock: Clock, events: EventBus, catalog: Catalog, manager: ResidencyManager
+) -> Others:
+    """Everybody else who can answer, and the choice among all."""
+    fleet = Fleet(clock, catalog, events)
+    prober = Prober(fleet, clock)
+    fleet.nudge = prober.nudge
+    local = LocalProvider(manager, clock, deadlines(settings))
+    return Others(fleet, prober, Router(fleet, Standings(fleet, manager.glance, clock), local, clock))
+
+
+def data_plane(
+    settings: Settings, clock: Clock, metrics: Metrics, catalog: Catalog, manager: ResidencyManager, router: Router
+) -> Inference:
+    """Who serves requests."""
+    return Inference(
+        catalog=catalog, router=router, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
+        loading=lambda: loading_names(manager), waits=manager.waiting_of, fallbacks=partial(fallbacks, settings),
+        role_of=catalog.role_of,
+    )  # fmt: skip
+
+
+def endpoints(
+    settings: Settings, clock: Clock, catalog: Catalog, inference: Inference, listing: ModelEndpoints
+) -> InferenceEndpoints:
+    """What serves inference over HTTP."""
+    openai = OpenAIEndpoints(
+        inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
+        body_bytes_max=settings.server.body_max_bytes,
+    )  # fmt: skip
+    return InferenceEndpoints(openai.chat_completions, openai.completions, listing.models, listing.model)
+
+
 def face(
     settings: Settings,
     clock: Clock,
-    endpoints: InferenceEndpoints,
+    inference: InferenceEndpoints,
     operations: Operations,
     history: MemoryHistory,
     metrics: Metrics,
 ) -> Starlette:
     """The HTTP side of a node."""
     return build_app(
-        inference=endpoints,
+        inference=inference,
         operations=operations,
         history=history,
         guard=guard(settings, clock),

@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from modelyard.api.models import ModelEndpoints
+from modelyard.api.ollama import OllamaEndpoints
 from modelyard.api.openai import OpenAIEndpoints
-from modelyard.api.problems import error_response
+from modelyard.api.problems import dialect_of, error_response
 from modelyard.clock import SystemClock
 from modelyard.errors import ModelNotFound, YardError
 from modelyard.gateway.inference import Inference
@@ -26,8 +27,11 @@ from modelyard.gateway.metrics import Metrics
 from modelyard.gateway.usage import Usage
 from modelyard.providers.deadlines import Deadlines
 from modelyard.providers.local import LocalProvider
-from modelyard.types.model import Model
+from modelyard.providers.ticket import Ticket
+from modelyard.types.chat import InferenceRequest
+from modelyard.types.model import Candidates, Model
 from tests.providers.fake_worker import MODEL, FakeResidency, FakeWorker, Script, fake_worker, until
+from tests.support.only_here import OnlyHere
 
 
 class OneModel:
@@ -38,11 +42,37 @@ class OneModel:
             raise ModelNotFound(model=text, near=MODEL.name)
         return MODEL
 
+    def candidates(self, text: str) -> Candidates:
+        return Candidates(MODEL.name, (self.resolve(text),))
+
     def find(self, text: str) -> Model | None:
         return MODEL if text.lower() in (MODEL.name, *MODEL.aliases) else None
 
     def list(self) -> tuple[Model, ...]:
         return (MODEL,)
+
+
+@dataclass
+class FakeStandby:
+    """Remembers what was to come and go."""
+
+    asked: list[tuple[str, str, float | None]] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    refusal: YardError | None = None
+
+    async def load(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> None:
+        await self._done("load", request, ticket)
+
+    async def unload(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> None:
+        await self._done("unload", request, ticket)
+
+    async def _done(self, act: str, request: InferenceRequest, ticket: Ticket) -> None:
+        self.asked.append((act, request.model, request.keep_alive_s))
+        ticket.provider = "local"
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.refusal is not None:
+            raise self.refusal
 
 
 @dataclass
@@ -54,6 +84,7 @@ class DataPlane:
     residency: FakeResidency
     inference: Inference
     metrics: Metrics
+    standby: FakeStandby
     connections: list[Connection] = field(default_factory=list)
 
     def outcomes(self) -> dict[str, float]:
@@ -102,6 +133,11 @@ class Answer:
         """The data of every event; `[DONE]` as it is."""
         frames = [frame for frame in self.body.decode().split("\n\n") if frame.startswith("data: ")]
         return [frame[6:] if frame == "data: [DONE]" else json.loads(frame[6:]) for frame in frames]
+
+    def lines(self) -> list[Any]:
+        """Every line of JSON; the last one ends with a line end, too."""
+        assert self.body.endswith(b"\n")
+        return [json.loads(line) for line in self.body[:-1].split(b"\n")]
 
     def text(self) -> str:
         return "".join(
@@ -155,11 +191,17 @@ def _unchunk(raw: bytes) -> bytes:
 class App:
     """The endpoints behind the least of a server: a request id, a caller, and errors with their status."""
 
-    def __init__(self, endpoints: OpenAIEndpoints, listing: ModelEndpoints, caller: Caller) -> None:
+    def __init__(
+        self, endpoints: OpenAIEndpoints, ollama: OllamaEndpoints, listing: ModelEndpoints, caller: Caller
+    ) -> None:
         self._table = {
             "/v1/chat/completions": endpoints.chat_completions,
             "/v1/completions": endpoints.completions,
             "/v1/models": listing.models,
+            "/api/chat": ollama.chat,
+            "/api/generate": ollama.generate,
+            "/api/v1/llm/chat": ollama.llm_chat,
+            "/api/v1/llm/generate": ollama.llm_generate,
         }
         self._listing = listing
         self._caller = caller
@@ -182,7 +224,8 @@ class App:
             await response(scope, receive, watched_send)
         except YardError as error:
             assert not started, "an error after the head must be a frame"
-            await error_response(error, request_id=scope["state"]["request_id"])(scope, receive, send)
+            dialect = dialect_of(path)
+            await error_response(error, dialect, request_id=scope["state"]["request_id"])(scope, receive, send)
 
 
 async def no_details(_model: Model) -> dict[str, object]:
@@ -205,20 +248,25 @@ async def data_plane(
         provider = LocalProvider(residency, clock, deadlines)
         catalog = OneModel()
         inference = Inference(
-            catalog=catalog, provider=provider, usage=Usage(metrics, clock), metrics=metrics, clock=clock
+            catalog=catalog, router=OnlyHere(provider), usage=Usage(metrics, clock), metrics=metrics, clock=clock
         )
         endpoints = OpenAIEndpoints(
             inference=inference, clock=clock, keepalive_s=keepalive_s, blocked_s=blocked_s,
             default_model=lambda: default_model,
         )  # fmt: skip
+        standby = FakeStandby()
+        ollama = OllamaEndpoints(
+            inference=inference, clock=clock, keepalive_s=keepalive_s, blocked_s=blocked_s,
+            default_model=lambda: default_model, standby=standby,
+        )  # fmt: skip
         listing = ModelEndpoints(catalog, tuple, no_details)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        app = App(endpoints, listing, caller or Caller("me", ALL_RIGHTS))
+        app = App(endpoints, ollama, listing, caller or Caller("me", ALL_RIGHTS))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=5))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started or serving.done(), "the server listens")
-        plane = DataPlane(listener.getsockname()[1], worker, residency, inference, metrics)
+        plane = DataPlane(listener.getsockname()[1], worker, residency, inference, metrics, standby)
         try:
             yield plane
         finally:

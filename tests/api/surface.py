@@ -105,6 +105,9 @@ class FakeCatalog:
                 return model
         raise ModelNotFound(model=text)
 
+    def find(self, text: str) -> Model | None:
+        return next((model for model in self.models if model.name == text.lower()), None)
+
     def list(self) -> tuple[Model, ...]:
         return self.models
 

@@ -33,7 +33,7 @@ def locked() -> Iterator[Listener]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{path:path}", "{id:path}", "{name:path}", "{request_id}", "{check}"):
+    for name in ("{path:path}", "{id:path}", "{name:path}", "{request_id}", "{check}", "{name}"):
         path = path.replace(name, "something")
     assert "{" not in path
     return path

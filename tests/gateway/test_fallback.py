@@ -27,7 +27,8 @@ from modelyard.gateway.metrics import Metrics
 from modelyard.gateway.usage import Usage as UsageRecorder
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Message
-from modelyard.types.model import Capability, Model
+from modelyard.types.model import Candidates, Capability, Model
+from tests.support.only_here import OnlyHere
 
 ME = Caller("me", ALL_RIGHTS)
 NO_ROOM = InsufficientMemory(model="big", never=True)
@@ -69,11 +70,12 @@ class Provider:
 
 
 class Catalog:
-    def resolve(self, text: str) -> Model:
+    def candidates(self, text: str) -> Candidates:
         if text == "ghost":
             raise ModelNotFound(model=text)
         capability = Capability.EMBED if text == "vectors" else Capability.CHAT
-        return Model(text, f"engine of {text}", capabilities=frozenset((capability,)))
+        model = Model(text, f"engine of {text}", capabilities=frozenset((capability,)))
+        return Candidates(text, (model,))
 
 
 class Node:
@@ -81,7 +83,7 @@ class Node:
         self.provider, self.caller, self.metrics = provider, caller, Metrics()
         self.ticket: Ticket | None = None
         self.inference = Inference(
-            catalog=Catalog(), provider=provider, usage=UsageRecorder(self.metrics, SystemClock()),
+            catalog=Catalog(), router=OnlyHere(provider), usage=UsageRecorder(self.metrics, SystemClock()),
             metrics=self.metrics, clock=SystemClock(), fallbacks=lambda name: ladders.get(name, ()),
         )  # fmt: skip
 

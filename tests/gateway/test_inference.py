@@ -20,8 +20,9 @@ from modelyard.gateway.usage import Usage as UsageRecorder
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Message, Usage
 from modelyard.types.memory import DeviceReading, ProcessMemory
-from modelyard.types.model import Capability, Model
+from modelyard.types.model import Candidates, Capability, Model
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
+from tests.support.only_here import OnlyHere
 
 ME = Caller("me", ALL_RIGHTS)
 ASKED = InferenceRequest("small", messages=(Message("user", "the secret question"),))
@@ -70,10 +71,10 @@ class Scripted:
 class OneModel:
     model = Model("tiny", "fake", capabilities=frozenset((Capability.CHAT,)))
 
-    def resolve(self, text: str) -> Model:
+    def candidates(self, text: str) -> Candidates:
         if text != "small":
             raise ModelNotFound(model=text)
-        return self.model
+        return Candidates(self.model.name, (self.model,))
 
 
 class Node:
@@ -81,8 +82,8 @@ class Node:
         self.metrics, clock = Metrics(), SystemClock()
         self.loading: set[str] = set()
         self.inference = Inference(
-            catalog=OneModel(), provider=provider, usage=UsageRecorder(self.metrics, clock), metrics=self.metrics,
-            clock=clock, loading=lambda: self.loading,
+            catalog=OneModel(), router=OnlyHere(provider), usage=UsageRecorder(self.metrics, clock),
+            metrics=self.metrics, clock=clock, loading=lambda: self.loading,
         )  # fmt: skip
 
     async def ask(self, request: InferenceRequest = ASKED, request_id: str = "req-1") -> str:

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 
 from modelyard.errors import ModelNotFound, NotFound
 from modelyard.events import EventBus
+from modelyard.gateway.audit import TARGET_CHARS_MAX
 from modelyard.gateway.keys import Caller
-from modelyard.gateway.operations import DRAINING, TARGET_CHARS_MAX, Operations
+from modelyard.gateway.operations import DRAINING, Operations
 from modelyard.types.model import Model
 from tests.api.surface import FakeCatalog, FakeRequests, FakeResidency
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
@@ -23,12 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from modelyard import __version__
 from modelyard.errors import N_, BadRequest, ClientClosed, RequestTooLarge, Unavailable, UnsupportedMediaType
 from modelyard.events import Event, EventBus
-from modelyard.gateway.keys import Caller
 from modelyard.gateway.operations import DRAINING, Operations
 from modelyard.types.memory import Receipt
 from modelyard.types.status import NodeStatus
 
+from .admin_nodes import add_nodes
 from .answers import json_answer
+from .callers import By
 from .problems import failure_response
 
 BODY_BYTES_MAX = 64 * 1024
@@ -75,15 +76,6 @@ class ProblemRoute(APIRoute):
         return handle
 
 
-def caller_of(request: Request) -> Caller:
-    """Whom the guard has let in."""
-    caller: Caller = request.scope["state"]["caller"]
-    return caller
-
-
-By = Annotated[Caller, Depends(caller_of)]
-
-
 def build_admin(operations: Operations, *, keepalive_s: float = KEEPALIVE_S) -> FastAPI:
     """The admin API of one node."""
     api = FastAPI(
@@ -93,6 +85,8 @@ def build_admin(operations: Operations, *, keepalive_s: float = KEEPALIVE_S) -> 
     api.router.route_class = ProblemRoute
     _add_reads(api, operations, keepalive_s)
     _add_acts(api, operations)
+    if operations.nodes is not None:
+        add_nodes(api, operations.nodes)
     return api
 
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "load": ("modelyard.cli.memory:load", N_("Load a model.")),
     "unload": ("modelyard.cli.memory:unload", N_("Take a model out of memory.")),
     "pin": ("modelyard.cli.memory:pin", N_("Keep a model in memory.")),
+    "nodes": ("modelyard.cli.nodes:nodes", N_("List other nodes, weigh them, drain them.")),
     "config": ("modelyard.cli.config:config", N_("Show every setting and where it came from.")),
     "paths": ("modelyard.cli.config:paths", N_("Show where files live.")),
     "version": ("modelyard.cli.config:version", N_("Show the version.")),

@@ -21,6 +21,7 @@ from modelyard.errors import (
     N_,
     ConfigError,
     ModelNotFound,
+    NodeNotFound,
     NotAuthenticated,
     NotFound,
     RateLimited,
@@ -30,6 +31,7 @@ from modelyard.errors import (
     YardError,
 )
 from modelyard.types.chat import Delta, Message, Usage
+from modelyard.types.fleet import FleetNodeStatus
 from modelyard.types.memory import Receipt
 from modelyard.types.model import ModelRef
 from modelyard.types.status import NodeStatus
@@ -39,6 +41,7 @@ ANSWER_S = 30.0  # for what a server knows without working
 LOAD_S = 3600.0  # a load has its deadlines on the server
 SILENCE_S = 60.0  # in a stream; a server gives a sign of life every 10 s
 BODY_BYTES_MAX = 64 * 1024**2
+_NODE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 
@@ -128,6 +131,20 @@ class YardClient:
     def pin(self, model: str, *, pinned: bool) -> None:
         """Keep a model in memory, or no longer."""
         self._ask("POST", f"/admin/models/{_path(model)}/pin", {"pinned": pinned}, timeout_s=LOAD_S)
+
+    def nodes(self) -> list[FleetNodeStatus]:
+        """Every other node, as the server last saw it."""
+        return convert(self._ask("GET", "/admin/nodes").get("nodes"), list[FleetNodeStatus], self.url)
+
+    def edit_node(self, name: str, *, weight: float | None = None, draining: bool | None = None) -> FleetNodeStatus:
+        """Change what a node should do; it counts from the next request on."""
+        changed = {"weight": weight, "draining": draining}
+        body = {key: value for key, value in changed.items() if value is not None}
+        return convert(self._ask("PATCH", f"/admin/nodes/{_node_path(name)}", body), FleetNodeStatus, self.url)
+
+    def check_node(self, name: str) -> FleetNodeStatus:
+        """Have a node looked at now, and tell how it is."""
+        return convert(self._ask("POST", f"/admin/nodes/{_node_path(name)}/check", {}), FleetNodeStatus, self.url)
 
     @contextmanager
     def chat(
@@ -235,6 +252,12 @@ def _path(model: str) -> str:
     except ValueError:
         raise ModelNotFound(model=model) from None  # and nothing that is not a name ever gets into a path
     return quote(model, safe="/:@+")
+
+
+def _node_path(name: str) -> str:
+    if not _NODE_NAME.fullmatch(name):
+        raise NodeNotFound(node=ascii(name[:100]))
+    return name
 
 
 def _is_this_machine(host: str) -> bool:

@@ -1,51 +1,71 @@
 """The data plane's use case: serve one request, in the order a request lives. Also the list of those in flight.
 
-Name, permission, provider, lease, tokens, outcome; the caller was admitted by the guard at the door, before its body
-was read. Where the configuration says so, another model answers for one that cannot be brought in. Knows nothing about
-HTTP or any dialect.
+Name, permission, node, lease, tokens, outcome; the caller was admitted by the guard at the door, before its body was
+read. Where the configuration says so, another model answers for one that nobody can bring in. Knows nothing about HTTP
+or any dialect.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, Self
 
 import structlog
 
 from modelyard.clock import Clock
 from modelyard.errors import (
-    CapabilityMissing,
-    ContextLengthExceeded,
+    DeadlineExceeded,
     InsufficientMemory,
     LoadFailed,
     ModelFileError,
-    ModelNotAllowed,
+    NoNodeAvailable,
     RequestCancelled,
     UpstreamError,
+    UpstreamLimited,
+    UpstreamModelMissing,
+    UpstreamOverloaded,
+    UpstreamUnreachable,
     YardError,
 )
-from modelyard.providers.base import ChunkStream, Provider
+from modelyard.providers.base import ChunkStream
 from modelyard.providers.ticket import Ticket
-from modelyard.types.chat import Chunk, Delta, ImagePart, InferenceRequest, Usage
-from modelyard.types.model import Capability, Model
+from modelyard.types.chat import Chunk, Delta, InferenceRequest, Usage
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
+from .admission import fit_for
 from .keys import Caller
 from .metrics import Metrics
 from .usage import Usage as UsageRecorder
 
 log = structlog.get_logger()
 
-FALLBACK_CAUSES = (InsufficientMemory, LoadFailed, ModelFileError)  # it cannot be brought in: another one may
+# It cannot be brought in, or nobody who has it can be asked: another model may answer.
+FALLBACK_CAUSES = (
+    InsufficientMemory, LoadFailed, ModelFileError, NoNodeAvailable, UpstreamUnreachable, UpstreamOverloaded,
+    UpstreamLimited, UpstreamModelMissing,
+)  # fmt: skip
 
 
 class Names(Protocol):
     """What we need of the catalog."""
 
-    def resolve(self, text: str) -> Model: ...
+    def candidates(self, text: str) -> Candidates: ...
+
+
+class Answers(Protocol):
+    """What we need of the router: the answer of whoever of the candidates is best placed to give it."""
+
+    def answer(
+        self, candidates: Candidates, request: InferenceRequest, ticket: Ticket
+    ) -> AbstractAsyncContextManager[ChunkStream]: ...
+
+    async def embed(self, candidates: Candidates, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer: ...
 
 
 class Inference:
@@ -55,7 +75,7 @@ class Inference:
         self,
         *,
         catalog: Names,
-        provider: Provider,
+        router: Answers,
         usage: UsageRecorder,
         metrics: Metrics,
         clock: Clock,
@@ -63,13 +83,15 @@ class Inference:
         waits: Callable[[str], WaitStatus | None] = lambda _ticket: None,
         fallbacks: Callable[[str], Sequence[str]] = lambda _model: (),
         role_of: Callable[[str], str] = lambda _name: "",
+        total_s: Callable[[str], float | None] = lambda _model: None,
     ) -> None:
         self._catalog = catalog
-        self._provider = provider
+        self._router = router
         self._usage = usage
         self._metrics = metrics
         self._clock = clock
         self._loading = loading  # names of the models being loaded: who waits for one of them is not queued
+        self._total_s = total_s  # by a model's name: how long a whole answer may take, if that is limited
         self._role_of = role_of  # the role that a name is, if it is one
         self._fallbacks = fallbacks  # by a model's name: those that answer for it if it cannot be brought in
         self._waits = waits  # by a ticket's id: how it stands with it while it waits
@@ -103,53 +125,85 @@ class Inference:
     @asynccontextmanager
     async def open(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[ChunkStream]:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
-        model = self._catalog.resolve(request.model)
-        ticket.model, ticket.engine = model.name, model.engine
-        ticket.role, ticket.priority = self._role_of(request.model), caller.priority
-        check_allowed(caller, model)
-        check_possible(model, request)
-        async with AsyncExitStack() as stack:
-            chunks = await self._first_answer(stack, caller, model, request, ticket)
-            yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(ticket.model))
+        candidates = self._admitted(caller, request.model, request, ticket)
+        with self._deadline(ticket):
+            async with AsyncExitStack() as stack:
+                chunks = await self._first_answer(stack, caller, candidates, request, ticket)
+                yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(ticket.model))
+
+    async def embed(self, caller: Caller, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
+        """One vector per input."""
+        candidates = self._admitted(caller, request.model, request, ticket)
+        with self._deadline(ticket):
+            answer = await self._router.embed(candidates, request, ticket)
+        ticket.usage = Usage(answer.input_tokens, 0)
+        return answer
+
+    def _admitted(
+        self, caller: Caller, name: str, request: InferenceRequest | EmbedRequest, ticket: Ticket
+    ) -> Candidates:
+        """The models that may answer, by their names and by what this caller and this request need."""
+        candidates = self._catalog.candidates(name)
+        first = candidates.models[0]
+        ticket.model, ticket.engine = first.name if len(candidates.models) == 1 else candidates.name, first.engine
+        ticket.role, ticket.priority = self._role_of(name), caller.priority
+        return fit_for(caller, candidates, request)
+
+    @contextmanager
+    def _deadline(self, ticket: Ticket) -> Iterator[None]:
+        """End the request when the time its caller, or the configuration, gave for the whole of it is over."""
+        limit_s, now = self._total_s(ticket.model), self._clock.monotonic()
+        if limit_s is not None and (ticket.deadline_at is None or ticket.started_at + limit_s < ticket.deadline_at):
+            ticket.deadline_at = ticket.started_at + limit_s
+        if ticket.deadline_at is None:
+            yield
+            return
+        error = DeadlineExceeded(budget_s=round(ticket.deadline_at - ticket.started_at, 3))
+        if ticket.deadline_at <= now:
+            raise error
+        timer = asyncio.get_running_loop().call_later(ticket.deadline_at - now, ticket.interrupt, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _first_answer(
-        self, stack: AsyncExitStack, caller: Caller, model: Model, request: InferenceRequest, ticket: Ticket
+        self, stack: AsyncExitStack, caller: Caller, candidates: Candidates, request: InferenceRequest, ticket: Ticket
     ) -> ChunkStream:
         """The model's answer; if it cannot be brought in, that of the first that stands in for it. Each is asked once.
 
         If none can, the error is the model's own: the others are not what was asked for.
         """
         try:
-            return await stack.enter_async_context(self._provider.answer(model, request, ticket))
+            return await stack.enter_async_context(self._router.answer(candidates, request, ticket))
         except FALLBACK_CAUSES as cause:
-            seen, waiting = {model.name}, deque(self._fallbacks(model.name))
+            told = ticket.model, ticket.engine
+            seen, waiting = {candidates.name}, deque(self._fallbacks(candidates.name))
             while waiting:
                 other = self._stand_in(waiting.popleft(), caller, request)
                 if other is None or other.name in seen:
                     continue
                 seen.add(other.name)
-                ticket.model, ticket.engine, ticket.degraded = other.name, other.engine, (f"model={other.name}",)
+                first = other.models[0]
+                ticket.model, ticket.engine, ticket.degraded = first.name, first.engine, (f"model={other.name}",)
                 try:
-                    chunks = await stack.enter_async_context(self._provider.answer(other, request, ticket))
+                    chunks = await stack.enter_async_context(self._router.answer(other, request, ticket))
                 except FALLBACK_CAUSES:
                     waiting.extend(self._fallbacks(other.name))
                     continue
                 ticket.fallback_reason = cause.code
-                self._metrics.fallbacks.labels(model.name, other.name, cause.code).inc()
+                self._metrics.fallbacks.labels(candidates.name, other.name, cause.code).inc()
                 return chunks
-            ticket.model, ticket.engine, ticket.degraded = model.name, model.engine, ()
+            (ticket.model, ticket.engine), ticket.degraded = told, ()
             raise
 
-    def _stand_in(self, name: str, caller: Caller, request: InferenceRequest) -> Model | None:
-        """The model of that name, if this caller may use it and it can do what is asked."""
+    def _stand_in(self, name: str, caller: Caller, request: InferenceRequest) -> Candidates | None:
+        """The models of that name, if this caller may use one and it can do what is asked."""
         try:
-            model = self._catalog.resolve(name)
-            check_allowed(caller, model)
-            check_possible(model, request)
+            return fit_for(caller, self._catalog.candidates(name), request)
         except YardError as why:
             log.info("fallback.skipped", model=name, code=why.code)
             return None
-        return model
 
     def wait_of(self, ticket: Ticket) -> WaitStatus | None:
         """How it stands with a request that waits for memory or a slot; None if it does not."""
@@ -233,31 +287,3 @@ class MeteredStream:
             ticket.answered_at = now
             ticket.output_chunks += content_count
         return chunks
-
-
-def check_allowed(caller: Caller, model: Model) -> None:
-    """Refuse a model that this caller's key is not for."""
-    if not caller.may_use(model.name):
-        raise ModelNotAllowed(model=model.name)
-
-
-def check_possible(model: Model, request: InferenceRequest) -> None:
-    """Refuse what this model cannot do, before anything is loaded for it."""
-    needed = Capability.CHAT if request.is_chat else Capability.COMPLETION
-    if needed not in model.capabilities:
-        raise CapabilityMissing(model=model.name, capability=needed.value)
-    if Capability.IMAGES not in model.capabilities and _has_image(request):
-        raise CapabilityMissing(model=model.name, capability=Capability.IMAGES.value)
-    if request.tools and Capability.TOOLS not in model.capabilities:
-        raise CapabilityMissing(model=model.name, capability=Capability.TOOLS.value)
-    if isinstance(request.prompt, tuple) and model.context_length and len(request.prompt) >= model.context_length:
-        raise ContextLengthExceeded(
-            prompt_tokens=len(request.prompt), model=model.name, context_length=model.context_length
-        )
-
-
-def _has_image(request: InferenceRequest) -> bool:
-    return any(
-        isinstance(message.content, tuple) and any(isinstance(part, ImagePart) for part in message.content)
-        for message in request.messages
-    )

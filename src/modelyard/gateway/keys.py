@@ -45,8 +45,14 @@ class Caller:
     priority: int = 0  # added to the model's: whose requests get memory first
 
     def may_use(self, model_name: str) -> bool:
-        """Whether the caller may use a model; ask with the canonical name, never with an alias."""
-        return self.models is None or model_name.lower() in self.models
+        """Whether the caller may use a model; ask with the canonical name, never with an alias.
+
+        Whoever may use `llama` may use each copy of it; `llama@studio` in a key means that copy alone.
+        """
+        if self.models is None:
+            return True
+        name = model_name.lower()
+        return name in self.models or name.partition("@")[0] in self.models
 
 
 ANONYMOUS = Caller("anonymous")

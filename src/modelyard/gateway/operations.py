@@ -7,24 +7,24 @@ leaves one audit line, written before its result is told. Knows nothing about HT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 
 from modelyard import __version__
 from modelyard.clock import Clock
-from modelyard.errors import N_, NotFound, YardError
+from modelyard.errors import N_, NotFound
 from modelyard.events import EventBus
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Model
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus, WaitStatus
 
+from .audit import audited
 from .keys import Caller
+from .node_operations import NodeOperations
 
 log = structlog.get_logger()
-TARGET_CHARS_MAX = 300
 DRAINING = "node.draining"  # the last event that followers get
 
 
@@ -56,6 +56,8 @@ class CatalogControl(Protocol):
 
     def resolve(self, text: str) -> Model: ...
 
+    def find(self, text: str) -> Model | None: ...
+
     def list(self) -> tuple[Model, ...]: ...
 
     def role_of(self, text: str) -> str: ...
@@ -84,9 +86,11 @@ class Operations:
         requests: RequestRegistry,
         scan: Callable[[], Sequence[Model]],
         effective_settings: Callable[[], Mapping[str, object]] = dict,
+        nodes: NodeOperations | None = None,
     ) -> None:
         self.events = events
         self.catalog = catalog
+        self.nodes = nodes  # what can be done to other nodes, where there may be some
         self._clock = clock
         self._residency = residency
         self._requests = requests
@@ -159,34 +163,40 @@ class Operations:
 
     async def load(self, caller: Caller, name: str, *, pinned: bool | None = None) -> Receipt | None:
         """Bring a model into memory; nothing happens if it is there. Named by a role, it is there for that role."""
-        with _audited(caller, "load", name):
-            role = self.catalog.role_of(name)
-            return await self._residency.load(self.catalog.resolve(name), pinned=pinned, role=role)
+        with audited(caller, "load", name):
+            role, model = self.catalog.role_of(name), self.catalog.resolve(name)
+            if self.nodes is not None and self.nodes.keeps(model):
+                await self.nodes.load(model)
+                return None
+            return await self._residency.load(model, pinned=pinned, role=role)
 
     async def unload(self, caller: Caller, name: str, *, force: bool = False) -> Receipt | None:
         """Take a model out of memory, after its running answers; with `force`, at once.
 
         Named by a role, only that role lets go of it, and it leaves with the last one.
         """
-        with _audited(caller, "unload", name):
-            role = self.catalog.role_of(name)
+        with audited(caller, "unload", name):
+            role, found = self.catalog.role_of(name), self.catalog.find(name)
+            if self.nodes is not None and found is not None and self.nodes.keeps(found):
+                await self.nodes.unload(found)
+                return None
             return await self._residency.unload(self._resident_name(name), force=force, role=role)
 
     def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
         """Keep a model in memory whatever else wants the room, or no longer."""
-        with _audited(caller, "pin" if pinned else "unpin", name):
+        with audited(caller, "pin" if pinned else "unpin", name):
             self._residency.pin(self._resident_name(name), pinned=pinned)
 
     async def rescan(self, caller: Caller) -> tuple[Model, ...]:
         """Read the model folders again. Two at once become one after the other."""
-        with _audited(caller, "rescan", ""):
+        with audited(caller, "rescan", ""):
             async with self._scanning:
                 self.catalog.replace(await asyncio.to_thread(self._scan))
             return self.catalog.list()
 
     def cancel(self, caller: Caller, request_id: str) -> None:
         """Stop one request in flight."""
-        with _audited(caller, "cancel", request_id):
+        with audited(caller, "cancel", request_id):
             if not self._requests.cancel(request_id):
                 hint = N_("GET /admin/status lists what is.")
                 raise NotFound(N_("No request {id} is in flight."), id=request_id, hints=(hint,))
@@ -197,20 +207,3 @@ class Operations:
         if any(resident.model == lowered for resident in self._residency.residents()):
             return lowered
         return self.catalog.resolve(name).name
-
-
-@contextmanager
-def _audited(caller: Caller, act: str, target: str) -> Iterator[None]:
-    result = "failed"
-    try:
-        yield
-        result = "done"
-    except YardError as error:
-        result = error.code
-        raise
-    except asyncio.CancelledError:
-        result = "cancelled"
-        raise
-    finally:
-        safe_target = target if target.isprintable() else ascii(target)  # nobody writes a second line
-        log.info("admin.act", who=caller.id, act=act, target=safe_target[:TARGET_CHARS_MAX], result=result)

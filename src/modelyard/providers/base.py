@@ -45,6 +45,10 @@ class Embedder(Protocol):
     async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer: ...
 
 
+class NodeProvider(Provider, Embedder, Protocol):
+    """Whoever can do both: this machine's workers, and every kind of node."""
+
+
 class NodeControl(Protocol):
     """The eye on one node. Nothing here wakes a model, and `probe` asks only one that is in memory."""
 

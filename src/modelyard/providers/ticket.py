@@ -22,7 +22,7 @@ class Ticket:
 
     __slots__ = (
         "_error", "_task", "affinity", "answered_at", "attempts", "caller_id", "deadline_at", "degraded", "engine",
-        "fallback_reason", "finish", "first_token_at", "hops", "id", "is_retry", "load_s", "model", "output_chunks",
+        "fallback_reason", "finish", "first_token_at", "has_others", "hops", "id", "is_retry", "load_s", "model", "output_chunks",
         "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at", "started_at", "streamed",
         "usage", "wait_s_max", "why",
     )  # fmt: skip
@@ -44,7 +44,8 @@ class Ticket:
         self.why = ""  # that node: `resident`, `affinity`, ...
         self.attempts = 0  # nodes that were asked
         self.hops = 0  # servers like us that passed it on before
-        self.is_retry = False  # one of them asks for the second time: it has the retries, we have none
+        self.is_retry = False  # the one before asks others itself if this fails: it has the retries, we have none
+        self.has_others = False  # another node could be asked instead of this one
         self.deadline_at: float | None = None  # for the whole answer, if its caller set one
         self.affinity = ""  # what should go to the same node again: a session, or the beginning of a prompt
         self.degraded: tuple[str, ...] = ()  # what was given up so that it is answered: `model=small`, `kv_type=q8_0`
@@ -65,6 +66,19 @@ class Ticket:
         if self._task is not None and self._error is None:
             self._error = error
             self._task.cancel()
+
+    @property
+    def interrupted_by(self) -> YardError | None:
+        """Why the work was ended from outside, if it was."""
+        return self._error
+
+    def reprieve(self) -> bool:
+        """Take an interruption back, after its `CancelledError` was caught; False if somebody else cancelled as well."""
+        assert self._task is not None, "nothing is being done"
+        if self._error is None or self._task.uncancel():
+            return False
+        self._error = None
+        return True
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()

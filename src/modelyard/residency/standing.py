@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from modelyard.clock import Clock
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus, WaitStatus
@@ -13,6 +15,18 @@ from .scheduler import Scheduler
 from .waiting import all_waiting, wait_status
 from .watch import DeviceWatch
 
+LOAD_S = 5.0  # of a model that was never asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """How it stands with one model, as cheaply as it can be told."""
+
+    is_resident: bool  # or being loaded
+    in_flight: int  # leases, and who waits for one
+    slots: int  # 0: nobody knows before its first load
+    load_s: float  # until it could answer
+
 
 class Standing:
     """The reading half of the manager."""
@@ -22,6 +36,7 @@ class Standing:
     _hosting: Hosting
     _watch: DeviceWatch
     _models: dict[str, Model]
+    _specs: dict[tuple[str, int | None], ModelSpec]
     _numbers: dict[str, int]  # by request: the number under which it waits
 
     def residents(self) -> tuple[ResidentStatus, ...]:
@@ -51,6 +66,20 @@ class Standing:
         scheduler = self._scheduler
         pinned = frozenset(one.spec.name for one in scheduler.records.values() if scheduler.is_pinned(one.spec))
         return outlook(spec, scheduler.records, scheduler.books.ledgers, pinned, self._clock.monotonic())
+
+    def glance(self, model: Model) -> Glance:
+        """How soon a model could answer one more, for whoever compares it with copies elsewhere."""
+        scheduler = self._scheduler
+        record, line = scheduler.records.get(model.name), scheduler.queue.lines.get(model.name)
+        waiting = 0 if line is None else sum(len(turn) for turn in line.turns.values())
+        if record is not None and record.is_staying:
+            ready_at = 0.0 if record.is_open else record.started_at + record.spec.load_s_expected
+            load_s = max(0.0, ready_at - self._clock.monotonic())
+            return Glance(True, record.leases + waiting, record.slots or record.spec.slots, load_s)
+        spec = self._specs.get((model.identity, None))
+        if spec is None:
+            return Glance(False, waiting, 0, LOAD_S)
+        return Glance(False, waiting, spec.slots, spec.load_s_expected)
 
     def failures(self) -> dict[str, str]:
         """Per model why its last load or worker failed, if nothing went well since."""

@@ -1,0 +1,62 @@
+"""Which of a name's models a caller may use, and which can do what is asked. Pure; asked before anything is loaded."""
+
+from __future__ import annotations
+
+from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, YardError
+from modelyard.types.chat import ImagePart, InferenceRequest
+from modelyard.types.embeddings import EmbedRequest
+from modelyard.types.model import Candidates, Capability, Model
+
+from .keys import Caller
+
+
+def fit_for(caller: Caller, candidates: Candidates, request: InferenceRequest | EmbedRequest) -> Candidates:
+    """Those that this caller may use and that can do this; the reason against the first if there are none."""
+    kept: list[Model] = []
+    why: YardError | None = None
+    for model in candidates.models:
+        try:
+            check_allowed(caller, model)
+            check_possible(model, request)
+        except YardError as error:
+            why = why or error
+        else:
+            kept.append(model)
+    if not kept:
+        assert why is not None, "a name leads to at least one model"
+        raise why
+    return (
+        candidates if len(kept) == len(candidates.models) else Candidates(candidates.name, tuple(kept), candidates.pick)
+    )
+
+
+def check_allowed(caller: Caller, model: Model) -> None:
+    """Refuse a model that this caller's key is not for."""
+    if not caller.may_use(model.name):
+        raise ModelNotAllowed(model=model.name)
+
+
+def check_possible(model: Model, request: InferenceRequest | EmbedRequest) -> None:
+    """Refuse what this model cannot do, before anything is loaded for it."""
+    if isinstance(request, EmbedRequest):
+        if Capability.EMBED not in model.capabilities:
+            raise CapabilityMissing(model=model.name, capability=Capability.EMBED.value)
+        return
+    needed = Capability.CHAT if request.is_chat else Capability.COMPLETION
+    if needed not in model.capabilities:
+        raise CapabilityMissing(model=model.name, capability=needed.value)
+    if Capability.IMAGES not in model.capabilities and _has_image(request):
+        raise CapabilityMissing(model=model.name, capability=Capability.IMAGES.value)
+    if request.tools and Capability.TOOLS not in model.capabilities:
+        raise CapabilityMissing(model=model.name, capability=Capability.TOOLS.value)
+    if isinstance(request.prompt, tuple) and model.context_length and len(request.prompt) >= model.context_length:
+        raise ContextLengthExceeded(
+            prompt_tokens=len(request.prompt), model=model.name, context_length=model.context_length
+        )
+
+
+def _has_image(request: InferenceRequest) -> bool:
+    return any(
+        isinstance(message.content, tuple) and any(isinstance(part, ImagePart) for part in message.content)
+        for message in request.messages
+    )

@@ -1,0 +1,63 @@
+"""One request at one node: what its beginning and its end say of the node. Told to the fleet, which owns that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from modelyard.providers.ticket import Ticket
+from modelyard.types.model import Model
+
+from .failures import failure_of
+from .node import FleetNode
+
+if TYPE_CHECKING:
+    from .fleet import Fleet
+
+
+class Attempt:
+    """One request at one node, from asking to its end."""
+
+    __slots__ = ("_asked_at", "_began_at", "_fleet", "_is_resident", "_model", "_node", "_ticket", "_trials")
+
+    def __init__(self, fleet: Fleet, node: FleetNode, model: Model, ticket: Ticket, now: float) -> None:
+        self._fleet, self._node, self._model, self._ticket = fleet, node, model, ticket
+        self._asked_at = now
+        self._began_at: float | None = None
+        self._is_resident = node.is_resident(model)
+        self._trials = fleet.cooldowns.begin_trial(node.name, model.name, now)
+        if not node.health.is_in_rotation(now):
+            node.health.tried(now)
+
+    def began(self, now: float) -> None:
+        """Its first content is there: the node can answer."""
+        self._began_at = now
+        before = self._node.health.state
+        self._node.health.answered(now, self._model.name)
+        self._fleet.tell_health(self._node, before)
+        if not self._is_resident:
+            self._node.loaded(self._model, now - self._asked_at)
+
+    def ended(self, error: BaseException | None, now: float) -> None:
+        """It is over; `error` is what ended it early."""
+        cause = (self._ticket.interrupted_by if isinstance(error, asyncio.CancelledError) else None) or error
+        failure = failure_of(cause) if cause is not None else None
+        node, model, cooldowns = self._node, self._model, self._fleet.cooldowns
+        if failure is not None and cause is not None:
+            node.ended(failed=True)
+            self._fleet.failed(node, model, failure, cause, now, self._trials)
+        elif error is None:
+            node.ended(failed=False)
+            cooldowns.succeeded(node.name, model.name, now)
+            self._learn_pace(now)
+        verdict = False if failure is not None else True if self._began_at is not None else None
+        for trial in self._trials:
+            cooldowns.end_trial(trial, now, ok=verdict)
+
+    def _learn_pace(self, now: float) -> None:
+        usage = self._ticket.usage
+        if usage is None or self._began_at is None:
+            return
+        took_s = usage.decode_s or now - self._began_at
+        if took_s > 0 and usage.output_tokens > 1:
+            self._node.spoke(self._model.name, usage.output_tokens / took_s)

@@ -1,0 +1,192 @@
+"""The nodes we know and how each is doing: the only owner of that. Looks, attempts and operators report here.
+
+Promises: every attempt ends with exactly one verdict on its node; an edit counts from the next request on; nothing here
+waits for a node. Decides nothing: health.py, cooldown.py and ranking.py do, from what is told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from modelyard.clock import Clock
+from modelyard.errors import NodeNotFound, YardError
+from modelyard.events import EventBus
+from modelyard.providers.ticket import Ticket
+from modelyard.types.fleet import FleetNodeStatus, Health, NodeLook
+from modelyard.types.model import Model
+
+from .attempt import Attempt
+from .cooldown import Cooldowns, Trial
+from .failures import Failure, failure_of
+from .health import HealthRules, NodeHealth
+from .node import FleetNode, NodeParts, NodeRules
+
+RETRY_AFTER_S = 5.0  # told where nobody knows when a node comes back
+RETRY_AFTER_S_MIN = 1.0
+
+_log = structlog.get_logger()
+
+
+class Names(Protocol):
+    """What we need of the catalog."""
+
+    def replace_node(self, node: str, models: tuple[Model, ...]) -> bool: ...
+
+
+class Fleet:
+    """Every other node, and how it stands with it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        names: Names,
+        events: EventBus,
+        *,
+        cooldowns: Cooldowns | None = None,
+    ) -> None:
+        self.nudge: Callable[[str], None] = lambda _node: None  # has a node looked at soon; the prober's
+        self.nodes: dict[str, FleetNode] = {}
+        self.cooldowns = cooldowns or Cooldowns()
+        self._clock, self._names, self._events = clock, names, events
+
+    # ---- which nodes there are ----
+
+    def put(self, rules: NodeRules, parts: NodeParts) -> FleetNode:
+        """A new node. It may be asked at once; what it has is known after the first look."""
+        node = FleetNode(rules, parts, NodeHealth(rules.name, self._now(), HealthRules(look_s=rules.look_s)))
+        self.nodes[rules.name] = node
+        self._names.replace_node(rules.name, ())
+        return node
+
+    async def remove(self, name: str) -> None:
+        """Forget a node. Answers under way go on: their connections are their own."""
+        node = self.nodes.pop(name)
+        self._names.replace_node(name, ())
+        self.cooldowns.forget(name)
+        await node.parts.close()
+
+    def edit(self, name: str, **changed: object) -> NodeRules:
+        """Change what counts from the next request on: `weight`, `draining`, `slots`, `models`."""
+        node = self.node(name)
+        node.rules = replace(node.rules, **changed)  # type: ignore[arg-type]
+        if node.look is not None:
+            self._offer(node, node.look)
+        self._tell("node.changed", name, **changed)
+        return node.rules
+
+    def node(self, name: str) -> FleetNode:
+        """The node of that name, or `NodeNotFound`."""
+        found = self.nodes.get(name)
+        if found is None:
+            raise NodeNotFound(node=name[:100])
+        return found
+
+    # ---- what is found ----
+
+    def saw(self, node: FleetNode, look: NodeLook) -> None:
+        """A look went well."""
+        now = self._clock.monotonic()
+        before = node.health.state
+        node.saw(look, now)
+        node.health.looked(now)
+        self._offer(node, look)
+        self.tell_health(node, before)
+
+    def missed(self, node: FleetNode, error: YardError) -> None:
+        """A look failed. What it had stays listed, with its age."""
+        before = node.health.state
+        failure = failure_of(error) or Failure.INVALID
+        node.health.look_failed(failure, self._clock.monotonic(), error.retry_after_s)
+        self.tell_health(node, before, problem=str(error))
+
+    def probed(self, node: FleetNode, error: YardError | None) -> None:
+        """A probe ended."""
+        before = node.health.state
+        failure = None if error is None else failure_of(error) or Failure.INVALID
+        node.health.probed(self._clock.monotonic(), failure)
+        self.tell_health(node, before, problem="" if error is None else str(error))
+
+    # ---- what is answered ----
+
+    @contextmanager
+    def attempt(self, model: Model, tokens: int, ticket: Ticket) -> Iterator[Attempt]:
+        """One request at one node; exactly one verdict comes of it."""
+        node, attempt = self.node(model.node), Attempt(self, self.node(model.node), model, ticket, self._now())
+        node.in_flight[model.name] += 1
+        node.queued_tokens[model.name] += tokens
+        error: BaseException | None = None
+        try:
+            yield attempt
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            node.in_flight[model.name] -= 1
+            node.queued_tokens[model.name] -= tokens
+            attempt.ended(error, self._now())
+
+    def failed(
+        self,
+        node: FleetNode,
+        model: Model,
+        failure: Failure,
+        error: BaseException,
+        now: float,
+        trials: tuple[Trial, ...],
+    ) -> None:
+        """An attempt failed by the node's fault."""
+        before = node.health.state
+        retry_after_s = error.retry_after_s if isinstance(error, YardError) else None
+        node.health.attempt_failed(failure, now, retry_after_s)
+        self.cooldowns.failed(node.name, model.name, failure, now, retry_after_s=retry_after_s, trials=trials)
+        _log.info("fleet.attempt_failed", node=node.name, model=model.name, failure=failure.value)
+        self.tell_health(node, before, problem=str(error))
+        self.nudge(node.name)
+
+    # ---- what is told ----
+
+    def status(self) -> tuple[FleetNodeStatus, ...]:
+        """Every node, by name, from memory."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        return tuple(self._status(node, now, wall) for _name, node in sorted(self.nodes.items()))
+
+    # ---- inside ----
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _offer(self, node: FleetNode, look: NodeLook) -> None:
+        offered = tuple(model for model in look.models if node.rules.offers(model))
+        if self._names.replace_node(node.name, offered):
+            _log.info("fleet.models_changed", node=node.name, models=len(offered))
+
+    def _status(self, node: FleetNode, now: float, wall: float) -> FleetNodeStatus:
+        health, rules, look = node.health, node.rules, node.look
+        cooling = {
+            model: left_s
+            for (name, model), until in self.cooldowns.snapshot(now).items()
+            if name == node.name and (left_s := until - now) > 0
+        }
+        return FleetNodeStatus(
+            name=node.name, kind=rules.kind, url=rules.url, health=health.state, reason=health.reason,
+            since=wall - (now - health.since), weight=rules.weight, draining=node.is_draining,
+            in_flight=node.in_flight.total(), models_count=len(look.models) if look is not None else 0,
+            version=look.version if look is not None else "", residents=tuple(node.residents.values()),
+            seen_s_ago=None if node.looked_at is None else now - node.looked_at,
+            next_probe_in_s=max(0.0, health.next_look_at(now) - now), cooling=cooling, slots=rules.slots,
+            shares_devices=rules.shares_devices,
+        )  # fmt: skip
+
+    def tell_health(self, node: FleetNode, before: Health, problem: str = "") -> None:
+        state = node.health.state
+        if state is not before:
+            _log.info("node.health", node=node.name, health=state.value, before=before.value, problem=problem)
+            self._tell("node.health", node.name, health=state.value, before=before.value, reason=node.health.reason)
+
+    def _tell(self, name: str, node: str, **fields: object) -> None:
+        self._events.publish(name, self._clock.wall(), node=node, **fields)

@@ -1,0 +1,112 @@
+"""One other node: what the configuration says of it, what can be asked of it, and the figures of what it did for us.
+
+Written by the fleet alone. Figures are moving averages over answers that ended well; they guide the ranking and prove
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
+from modelyard.types.fleet import NodeLook, ResidentCopy
+from modelyard.types.model import Kind, Model
+
+from .health import NodeHealth
+
+NEW_RATIO = 0.2  # how much the newest figure counts
+LOAD_BYTES_PER_S = 512 * 1024**2  # until one was measured: a fair disk
+LOAD_S_LEAST = 2.0
+SIZE_BYTES_ASSUMED = 4 * 1024**3  # of a model whose node does not tell
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRules:
+    """What the configuration says of a node."""
+
+    name: str
+    kind: Kind
+    url: str  # as shown to who may see it; holds no secret
+    weight: float = 1.0  # 0: drained
+    draining: bool = False
+    slots: int = 0  # requests at a time per model; 0: nobody knows
+    models: tuple[str, ...] = ()  # names or patterns of those that are offered; none given: all
+    look_s: float = 10.0
+    health_timeout_s: float = 10.0  # for one look or probe
+    shares_devices: bool = False  # its models are entries of our ledger
+
+    def offers(self, model: Model) -> bool:
+        """Whether a model it has is offered."""
+        return not self.models or any(fnmatchcase(model.bare_name, pattern.lower()) for pattern in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """How a node is reached."""
+
+    provider: NodeProvider
+    control: NodeControl
+    models: NodeModels | None  # what can be done to its models, if anything
+    close: Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False)
+class FleetNode:
+    """A node, and all we know of it."""
+
+    rules: NodeRules
+    parts: NodeParts
+    health: NodeHealth
+    look: NodeLook | None = None
+    looked_at: float | None = None  # monotonic
+    residents: dict[str, ResidentCopy] = field(default_factory=dict)  # by our name of the copy
+    in_flight: Counter[str] = field(default_factory=Counter)  # by our name of the copy
+    queued_tokens: Counter[str] = field(default_factory=Counter)  # work in flight, by our name of the copy
+    tokens_per_s: dict[str, float] = field(default_factory=dict)  # of one answer, by our name of the copy
+    load_bytes_per_s: float = LOAD_BYTES_PER_S
+    error_ratio: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.rules.name
+
+    @property
+    def is_draining(self) -> bool:
+        return self.rules.draining or self.rules.weight <= 0
+
+    def saw(self, look: NodeLook, now: float) -> None:
+        """Take note of a look."""
+        self.look, self.looked_at = look, now
+        by_node_model = {model.node_model: model.name for model in look.models}
+        self.residents = {
+            by_node_model[one.node_model]: one for one in look.residents or () if one.node_model in by_node_model
+        }
+
+    def is_resident(self, model: Model) -> bool:
+        """Whether it has the model in memory, or never says: a server of one model has it there."""
+        if self.look is not None and self.look.residents is None:
+            return True
+        found = self.residents.get(model.name)
+        return found is not None and found.state in ("resident", "draining")
+
+    def load_s(self, model: Model) -> float:
+        """How long a load should take there."""
+        return LOAD_S_LEAST + (model.size_bytes or SIZE_BYTES_ASSUMED) / self.load_bytes_per_s
+
+    def loaded(self, model: Model, took_s: float) -> None:
+        """An answer of a model that was not in memory began after that time."""
+        if took_s > LOAD_S_LEAST and model.size_bytes:
+            self.load_bytes_per_s += NEW_RATIO * (model.size_bytes / took_s - self.load_bytes_per_s)
+        self.residents.setdefault(model.name, ResidentCopy(model.node_model, model.size_bytes))
+
+    def spoke(self, model: str, tokens_per_s: float) -> None:
+        """An answer came at that pace."""
+        known = self.tokens_per_s.get(model, tokens_per_s)
+        self.tokens_per_s[model] = known + NEW_RATIO * (tokens_per_s - known)
+
+    def ended(self, *, failed: bool) -> None:
+        """An answer ended, well or by the node's fault."""
+        self.error_ratio += NEW_RATIO * (float(failed) - self.error_ratio)

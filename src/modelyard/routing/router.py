@@ -1,0 +1,224 @@
+"""Who answers: ranks the nodes that have a model, asks the best, and the next if it fails before its first content.
+
+Promises: a caller gets the content of one attempt alone; after the first content nobody else is asked; at most
+`attempts_max` nodes are, within the budget for retries; every attempt leaves exactly one verdict on its node. Reads
+aloud in `_first_content`. Knows nothing about HTTP or any dialect, and never asks a node what it has: the fleet knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import structlog
+
+from modelyard.clock import Clock
+from modelyard.errors import InsufficientMemory, LoadFailed, NoNodeAvailable, QueueFull, YardError
+from modelyard.providers.base import ChunkStream, NodeProvider
+from modelyard.providers.ticket import Ticket
+from modelyard.types.chat import Chunk, Delta, InferenceRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.model import Candidates, Model
+
+from .affinity import Affinities, affinity_key
+from .attempt import Attempt
+from .failures import may_try_another
+from .fleet import Fleet
+from .ranking import Ranked, Strategy, Turns, rank
+from .retries import RetryBudget
+from .standings import Standings
+from .wanted import Wanted, wanted_chat, wanted_embeddings
+
+ONLY, FAILOVER = "only", "failover"
+FULL_HERE = (InsufficientMemory, LoadFailed, QueueFull)  # it cannot be brought in here: another node may have it
+Answer = TypeVar("Answer")
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRules:
+    """How nodes are chosen, and how often another is."""
+
+    strategy: Strategy = "best"
+    attempts_max: int = 3
+    retry_on_timeout: bool = False
+    continue_streams: bool = False
+
+
+class Router:
+    """Chooses nodes for requests. One per node of ours."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        standings: Standings,
+        local: NodeProvider,
+        clock: Clock,
+        *,
+        rules: RoutingRules | None = None,
+        budget: RetryBudget | None = None,
+    ) -> None:
+        self.rules = rules or RoutingRules()
+        self.budget = budget or RetryBudget()
+        self._fleet, self._standings, self._local, self._clock = fleet, standings, local, clock
+        self._turns = Turns()
+        self._affinities = Affinities()
+
+    def answer(
+        self, candidates: Candidates, request: InferenceRequest, ticket: Ticket
+    ) -> AbstractAsyncContextManager[ChunkStream]:
+        """The answer of whoever is best placed to give it. Raises what the last one asked said."""
+        if len(candidates.models) == 1 and not candidates.models[0].node:
+            ticket.attempts, ticket.why = ticket.attempts + 1, ONLY
+            return self._local.answer(candidates.models[0], request, ticket)
+        return self._best_answer(candidates, request, ticket)
+
+    async def embed(self, candidates: Candidates, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
+        """Vectors by whoever is best placed to make them."""
+
+        wanted = wanted_embeddings(request, ticket)
+
+        async def asked(model: Model) -> EmbedAnswer:
+            with self._attempt(model, wanted, ticket) as attempt:
+                answer = await self._provider(model).embed(model, request, ticket)
+                if attempt is not None:
+                    attempt.began(self._clock.monotonic())
+                return answer
+
+        return await self._tried(candidates, wanted, ticket, asked)
+
+    @asynccontextmanager
+    async def _best_answer(
+        self, candidates: Candidates, request: InferenceRequest, ticket: Ticket
+    ) -> AsyncIterator[ChunkStream]:
+        wanted = wanted_chat(request, ticket)
+        async with AsyncExitStack() as stack:
+
+            async def asked(model: Model) -> ChunkStream:
+                return await self._begun(stack, model, request, wanted, ticket)
+
+            yield await self._tried(candidates, wanted, ticket, asked)
+
+    async def _tried(
+        self, candidates: Candidates, wanted: Wanted, ticket: Ticket, ask: Callable[[Model], Awaitable[Answer]]
+    ) -> Answer:
+        """Ask one after the other, the best first, until one answers. Each is asked once."""
+        failed: dict[str, YardError] = {}
+        self.budget.requested(self._clock.monotonic())
+        key = affinity_key(ticket.caller_id, wanted.session, wanted.beginning)
+        while True:
+            ranked = self._ranked(candidates, wanted, key, failed)
+            if not ranked:
+                raise self._nobody(candidates, failed)
+            model = next(one for one in candidates.models if one.name == ranked[0].standing.model)
+            self._note(ticket, model, ranked)
+            try:
+                answer = await ask(model)
+            except YardError as error:
+                failed[model.name] = error
+                if not self._may_go_on(error, model, ticket):
+                    raise
+                _log.info("route.failover", node=model.node or ticket.provider, model=model.name, code=error.code)
+            else:
+                self._affinities.remember(key, model.node, self._clock.monotonic())
+                return answer
+
+    async def _begun(
+        self, stack: AsyncExitStack, model: Model, request: InferenceRequest, wanted: Wanted, ticket: Ticket
+    ) -> ChunkStream:
+        """One attempt up to its first content. From there on it belongs to the caller's stack, whatever comes."""
+        async with AsyncExitStack() as own:
+            attempt = own.enter_context(self._attempt(model, wanted, ticket))
+            try:
+                chunks = await own.enter_async_context(self._provider(model).answer(model, request, ticket))
+                first = await first_content(chunks)
+            except asyncio.CancelledError:
+                error = ticket.interrupted_by  # a deadline of ours for this node, perhaps: then another may be asked
+                if error is None or not model.node or not self._may_go_on(error, model, ticket):
+                    raise
+                if not ticket.reprieve():
+                    raise
+                raise error from None
+            if attempt is not None:
+                attempt.began(self._clock.monotonic())
+            stack.push_async_exit(own.pop_all())
+        return Begun(first, chunks)
+
+    def _attempt(self, model: Model, wanted: Wanted, ticket: Ticket) -> AbstractContextManager[Attempt | None]:
+        """Of a local model residency keeps account."""
+        return self._fleet.attempt(model, wanted.work, ticket) if model.node else nullcontext()
+
+    def _provider(self, model: Model) -> NodeProvider:
+        return self._fleet.node(model.node).parts.provider if model.node else self._local
+
+    def _ranked(
+        self, candidates: Candidates, wanted: Wanted, key: str, failed: Mapping[str, YardError]
+    ) -> tuple[Ranked, ...]:
+        favoured = self._affinities.node_for(key, self._clock.monotonic()) if key else None
+        models = [model for model in candidates.models if model.name not in failed]
+        return rank(
+            self._standings.of(models, favoured), strategy=self.rules.strategy, pick=candidates.pick,
+            group=candidates.name, turns=self._turns, prompt_tokens=wanted.prompt_tokens,
+        )  # fmt: skip
+
+    def _note(self, ticket: Ticket, model: Model, ranked: Sequence[Ranked]) -> None:
+        ticket.attempts += 1
+        ticket.why = FAILOVER if ticket.attempts > 1 else ranked[0].reason
+        ticket.has_others = len(ranked) > 1 and not ticket.is_retry
+        ticket.model, ticket.engine, ticket.provider = model.name, model.engine, model.node
+        ticket.queue_s = ticket.load_s = ticket.sent_at = None
+
+    def _may_go_on(self, error: YardError, model: Model, ticket: Ticket) -> bool:
+        """Whether another node may be asked after this."""
+        if ticket.is_retry or ticket.attempts >= self.rules.attempts_max:
+            return False
+        if not model.node and isinstance(error, FULL_HERE):
+            return True
+        if not may_try_another(error, retry_on_timeout=self.rules.retry_on_timeout):
+            return False
+        return self.budget.take(self._clock.monotonic())
+
+    def _nobody(self, candidates: Candidates, failed: Mapping[str, YardError]) -> YardError:
+        """The error of who was asked last; else why nobody could be asked, and when somebody can."""
+        if failed:
+            return [*failed.values()][-1]
+        standings = self._standings.of(candidates.models, None)
+        reasons = "; ".join(f"{one.node or 'local'}: {one.reason_not or 'not usable'}" for one in standings)
+        wait_s = self._standings.next_chance_s(candidates.models)
+        return NoNodeAvailable(model=candidates.name, reasons=reasons, retry_after_s=wait_s)
+
+
+class Begun:
+    """A stream whose first pieces were read already."""
+
+    __slots__ = ("_chunks", "_first")
+
+    def __init__(self, first: list[list[Chunk]], chunks: ChunkStream) -> None:
+        self._first, self._chunks = deque(first), chunks
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Chunk]:
+        return self._first.popleft() if self._first else await self._chunks.__anext__()
+
+
+async def first_content(chunks: ChunkStream) -> list[list[Chunk]]:
+    """Read a stream up to its first content, or to its end if it is an answer without any."""
+    read: list[list[Chunk]] = []
+    async for together in chunks:
+        read.append(together)
+        if any(type(chunk) is Delta and (chunk.has_content or chunk.finish) for chunk in together):
+            break
+    return read
