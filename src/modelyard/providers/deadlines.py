@@ -14,3 +14,5 @@ class Deadlines:
     first_token_s: float = 300.0  # extended by every sign that the prompt is being read
     between_tokens_s: float = 30.0  # counted from the last progress of any slot of the worker
     exit_news_s: float = 0.5  # a connection may end this long before we hear that the process did
+    load_s: float = 300.0  # at another node: for bringing the model in, before anything is heard,
+    load_s_per_gib: float = 20.0  # and this much more for each GiB of it

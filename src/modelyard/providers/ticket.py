@@ -22,9 +22,9 @@ class Ticket:
 
     __slots__ = (
         "_error", "_task", "affinity", "answered_at", "attempts", "caller_id", "deadline_at", "degraded", "engine",
-        "fallback_reason", "finish", "first_token_at", "has_others", "hops", "id", "is_retry", "load_s", "model", "output_chunks",
-        "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at", "started_at", "streamed",
-        "usage", "wait_s_max", "why",
+        "fallback_reason", "finish", "first_token_at", "has_others", "hops", "id", "is_retry", "load_s", "model",
+        "output_chunks", "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at",
+        "started_at", "streamed", "usage", "wait_s_max", "why",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -73,7 +73,7 @@ class Ticket:
         return self._error
 
     def reprieve(self) -> bool:
-        """Take an interruption back, after its `CancelledError` was caught; False if somebody else cancelled as well."""
+        """Take an interruption back once its `CancelledError` was caught; False if somebody else cancelled as well."""
         assert self._task is not None, "nothing is being done"
         if self._error is None or self._task.uncancel():
             return False

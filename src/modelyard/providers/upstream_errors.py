@@ -7,12 +7,26 @@ refusal of the request (400), whose text names what the caller must change, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from modelyard.diagnosis import Evidence, diagnose, explained
-from modelyard.errors import N_, BadRequest, CapabilityMissing, ContextLengthExceeded, UpstreamError, YardError
+from modelyard.errors import (
+    N_,
+    BadRequest,
+    CapabilityMissing,
+    ContextLengthExceeded,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamLimited,
+    UpstreamModelMissing,
+    UpstreamOverloaded,
+    UpstreamRefusedKey,
+    UpstreamTimeout,
+    YardError,
+)
 
 TEXT_CHARS_MAX = 300
 _PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
@@ -32,6 +46,40 @@ def http_failure(source: str, status: int, body: bytes) -> YardError:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         error = None
     return upstream_failure(source, error, status)
+
+
+def node_failure(
+    source: str,
+    model: str,
+    status: int,
+    body: bytes,
+    retry_after_s: float | None,
+    failure: Callable[[Any, int | None], YardError] | None = None,
+) -> YardError:
+    """What another node answered in place of an answer. `status` 0: an error where a stream was expected.
+
+    `failure` reads what the node's dialect reports; OpenAI's if not given.
+    """
+    try:
+        error = msgspec.json.decode(body, type=_Envelope).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        error = None
+    match status:
+        case 401 | 403:
+            return UpstreamRefusedKey(provider=source)
+        case 404 | 405 | 410:
+            return UpstreamModelMissing(provider=source, model=model)
+        case 429:
+            return UpstreamLimited(provider=source, retry_after_s=retry_after_s)
+        case 408 | 504:
+            return UpstreamTimeout(N_("{provider} gave up on {model}."), provider=source, model=model)
+        case _ if 300 <= status < 400:
+            return UpstreamInvalid(provider=source, problem="it redirects, and redirects are not followed")
+    failed = upstream_failure(source, error, status or None) if failure is None else failure(error, status or None)
+    if status == 503 and "verdict" not in failed.fields:
+        return UpstreamOverloaded(provider=source, retry_after_s=retry_after_s)
+    failed.retry_after_s = retry_after_s
+    return failed
 
 
 def upstream_failure(source: str, error: Any, status: int | None = None) -> YardError:

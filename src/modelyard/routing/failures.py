@@ -28,6 +28,7 @@ from modelyard.errors import (
     UpstreamStalled,
     UpstreamTimeout,
     UpstreamUnreachable,
+    YardError,
 )
 
 
@@ -69,7 +70,11 @@ def failure_of(error: BaseException) -> Failure | None:
     >>> failure_of(UpstreamLimited(provider="cloud")), failure_of(ValueError())
     (<Failure.LIMITED: 'limited'>, None)
     """
-    return next((_FAILURES[kind] for kind in type(error).__mro__ if kind in _FAILURES), None)
+    failure = next((_FAILURES[kind] for kind in type(error).__mro__ if kind in _FAILURES), None)
+    verdict = error.fields.get("verdict") if isinstance(error, YardError) else None
+    if failure is Failure.SERVER and isinstance(verdict, dict) and verdict.get("code") == "out_of_memory":
+        return Failure.OUT_OF_MEMORY
+    return failure
 
 
 def may_try_another(error: BaseException, *, retry_on_timeout: bool = False) -> bool:
