@@ -15,9 +15,10 @@ from functools import partial
 import structlog
 from starlette.applications import Starlette
 
-from modelyard.api.app import InferenceEndpoints, build_app
-from modelyard.api.models import ModelEndpoints
-from modelyard.api.openai import OpenAIEndpoints
+from modelyard.api.app import build_app
+from modelyard.api.endpoints import Behind, inference_endpoints
+from modelyard.api.inference_routes import InferenceEndpoints
+from modelyard.api.models import Details
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
@@ -33,6 +34,8 @@ from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import Metrics, NodeGauges
 from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
+from modelyard.gateway.standby import Standby
+from modelyard.gateway.store import ModelStore
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
@@ -123,10 +126,9 @@ async def running_node(
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
-        listing = ModelEndpoints(catalog, manager.residents, partial(launch_details, starter, manager))
-        app = face(
-            settings, clock, endpoints(settings, clock, catalog, inference, listing), operations, history, metrics
-        )
+        details = partial(launch_details, starter, manager)
+        served = endpoints(settings, clock, catalog, inference, operations, manager, others.fleet, details)
+        app = face(settings, clock, served, operations, history, metrics)
 
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -192,14 +194,20 @@ def data_plane(
 
 
 def endpoints(
-    settings: Settings, clock: Clock, catalog: Catalog, inference: Inference, listing: ModelEndpoints
-) -> InferenceEndpoints:
+    settings: Settings, clock: Clock, catalog: Catalog, inference: Inference, operations: Operations,
+    manager: ResidencyManager, fleet: Fleet, details: Details,
+) -> InferenceEndpoints:  # fmt: skip
     """What serves inference over HTTP."""
-    openai = OpenAIEndpoints(
-        inference=inference, clock=clock, default_model=partial(default_model, settings, catalog),
-        body_bytes_max=settings.server.body_max_bytes,
+    assert operations.nodes is not None, "it was made with one"
+    return inference_endpoints(
+        Behind(
+            inference=inference, catalog=catalog, clock=clock, residents=manager.residents, details=details,
+            fleet=fleet.status, default_model=partial(default_model, settings, catalog),
+            standby=Standby(operations, manager, manager.residents, clock, queue_s=settings.residency.queue_s),
+            store=ModelStore(catalog, operations, operations.nodes, lambda: settings.models.folders),
+            body_bytes_max=settings.server.body_max_bytes,
+        )
     )  # fmt: skip
-    return InferenceEndpoints(openai.chat_completions, openai.completions, listing.models, listing.model)
 
 
 def face(

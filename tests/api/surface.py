@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn import Server
 
-from modelyard.api.app import InferenceEndpoints, build_app
+from modelyard.api.app import build_app
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.http_protocol import HttpProtocol, listen, server_config
+from modelyard.api.inference_routes import InferenceEndpoints
 from modelyard.api.security import Guard
 from modelyard.clock import SystemClock
 from modelyard.errors import ModelNotFound
@@ -27,7 +28,10 @@ from modelyard.events import EventBus
 from modelyard.gateway.keys import Caller, KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.gateway.memory_history import MemoryHistory
+from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
+from modelyard.routing.fleet import Fleet
+from modelyard.routing.prober import Prober
 from modelyard.types.memory import DeviceReading, Holder, ProcessMemory, Receipt
 from modelyard.types.model import Model
 from modelyard.types.status import DeviceStatus, RequestStatus, Residency, ResidentStatus, WaitStatus
@@ -114,6 +118,9 @@ class FakeCatalog:
     def replace(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
 
+    def replace_node(self, node: str, models: tuple[Model, ...]) -> bool:
+        return False
+
 
 class FakeRequests:
     """One request in flight."""
@@ -160,8 +167,12 @@ def build_yard(
     failed_logins_max: int = 10_000,
 ) -> Yard:
     clock, events, residency, requests = SystemClock(), EventBus(), FakeResidency(), FakeRequests()
+    catalog = FakeCatalog("tiny", "org/other:q4")
+    fleet = Fleet(clock, catalog, events)
+    prober = Prober(fleet, clock)
     operations = Operations(
-        clock=clock, events=events, residency=residency, catalog=FakeCatalog("tiny", "org/other:q4"), requests=requests,
+        clock=clock, events=events, residency=residency, catalog=catalog, requests=requests,
+        nodes=NodeOperations(fleet, prober.look, prober.nudge),
         scan=lambda: (Model("tiny", "echo"), Model("new", "echo")),
         effective_settings=lambda: {"server.port": {"value": 11435, "origin": "default"}},
     )  # fmt: skip
@@ -186,9 +197,9 @@ def build_yard(
             yard.bodies.append(await request.body())
         return Response(orjson.dumps({"caller": caller.id}), media_type="application/json")
 
+    everything = InferenceEndpoints(**{one.name: answer for one in fields(InferenceEndpoints)})
     yard.app = build_app(
-        inference=InferenceEndpoints(answer, answer, answer, answer), operations=operations, history=history,
-        guard=guard, registry=CollectorRegistry(),
+        inference=everything, operations=operations, history=history, guard=guard, registry=CollectorRegistry(),
     )  # fmt: skip
     operations.mark_started()
     return yard

@@ -166,16 +166,19 @@ def test_every_act_leaves_one_audit_line() -> None:
 # ---- the description ----
 
 
-def test_the_description_is_openapi_3_1_and_covers_exactly_the_listed_admin_routes(node: Listener, yard: Yard) -> None:
+def test_the_description_is_openapi_3_1_and_covers_exactly_the_admin_routes_and_our_own_paths(
+    node: Listener, yard: Yard
+) -> None:
     description = node.ask("GET", "/openapi.json").json
 
     paths = description["paths"]
     assert isinstance(paths, dict)
-    described = {(path.replace("{name}", "{name:path}"), method.upper()) for path in paths for method in paths[path]}
+    described = {(path, method.upper()) for path in paths for method in paths[path]}
     listed = {
-        (route.path, method)
+        (route.path.replace(":path}", "}"), method)
         for route in yard.app.routes
-        if isinstance(route, Route) and isinstance(route.app, Secured) and route.path.startswith("/admin/")
+        if isinstance(route, Route) and isinstance(route.app, Secured)
+        if route.path.startswith(("/admin/", "/api/v1/llm/"))
         for method in route.app.methods
         if method != "HEAD"
     }

@@ -30,7 +30,7 @@ READER = {"x-api-key": ADMIN_KEY}
 def test_strangers_learn_only_up_and_ready(node: Listener) -> None:
     replies = {path: node.ask("GET", path) for path in ("/", "/livez", "/readyz", "/readyz?verbose", "/health")}
 
-    assert replies["/"].body == b"Modelyard is running"
+    assert replies["/"].body == b"Ollama is running"
     assert replies["/health"].json == {"status": "ok", "ready": True}
     assert replies["/readyz?verbose"].body == b"ok\n"
     for reply in replies.values():

@@ -325,6 +325,7 @@ async def test_models_are_listed_without_waking_them() -> None:
             "state": "absent", "size_bytes": 1000, "context_length": 4096, "engine": "fake",
             "format": "", "architecture": "", "parameter_count": None, "quantization": "",
             "capabilities": ["chat", "completion", "tools"], "aliases": ["small"], "problem": "",
+            "nodes": [{"node": "local", "state": "absent", "size_bytes": 1000, "age_s": 0.0}],
         }  # fmt: skip
         assert plane.residency.asked == []
 

@@ -24,6 +24,10 @@ ADMIN_ACTS = [
     ("POST", "/admin/models/tiny/load"), ("POST", "/admin/models/tiny/unload"), ("POST", "/admin/models/tiny/pin"),
     ("POST", "/admin/models/rescan"), ("DELETE", "/admin/requests/req-1"), ("GET", "/admin/config"),
 ]  # fmt: skip
+STORE_ACTS = [
+    ("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/copy"), ("POST", "/api/push"),
+    ("POST", "/api/create"), ("POST", "/api/blobs/sha256:0"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def locked() -> Iterator[Listener]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{path:path}", "{id:path}", "{name:path}", "{request_id}", "{check}", "{name}"):
+    for name in ("{path:path}", "{id:path}", "{name:path}", "{digest:path}", "{request_id}", "{check}", "{name}"):
         path = path.replace(name, "something")
     assert "{" not in path
     return path
@@ -69,6 +73,49 @@ def test_admin_acts_need_the_right_admin(locked: Listener, key: str, method: str
     assert reply.json["code"] == "permission_denied"
 
 
+@pytest.mark.parametrize("key", [USER_KEY, SCRAPE_KEY])
+@pytest.mark.parametrize(("method", "path"), STORE_ACTS)
+def test_changing_which_models_there_are_needs_the_right_admin(
+    locked: Listener, key: str, method: str, path: str
+) -> None:
+    reply = locked.ask(method, path, {"authorization": f"Bearer {key}"})
+
+    assert reply.status == 403
+    assert isinstance(reply.json["error"], str)
+    assert reply.json["code"] == "permission_denied"
+
+
+def test_what_is_not_built_says_so(locked: Listener) -> None:
+    key = {"authorization": f"Bearer {ADMIN_KEY}"}
+    replies = [locked.ask("POST", path, key) for path in ("/api/push", "/api/create", "/api/blobs/sha256:0")]
+
+    assert [(reply.status, reply.json["code"]) for reply in replies] == [(501, "not_implemented")] * 3
+    assert locked.ask("HEAD", "/api/blobs/sha256:0", key).status == 501
+
+
+def test_refusals_on_ollamas_paths_are_in_its_shape(locked: Listener) -> None:
+    nobody = locked.ask("POST", "/api/chat")
+    key = {"authorization": f"Bearer {ADMIN_KEY}"}
+    unknown = locked.ask("GET", "/api/nothing", key)
+    method = locked.ask("GET", "/api/chat", key)
+    stranger = locked.ask("GET", "/api/tags", {"host": "evil.tld"})
+    ours = locked.ask("POST", "/api/v1/llm/chat")
+
+    for reply, status in ((nobody, 401), (unknown, 404), (method, 405), (stranger, 403)):
+        assert reply.status == status
+        assert isinstance(reply.json["error"], str)
+    assert ours.error["code"] == "invalid_api_key"
+
+
+def test_the_root_is_ollamas_text_for_programs_and_a_page_for_browsers(locked: Listener) -> None:
+    plain = locked.ask("GET", "/", {"accept": "*/*"})
+    page = locked.ask("GET", "/", {"accept": "text/html,application/xhtml+xml"})
+
+    assert (plain.body, plain.headers["content-type"]) == (b"Ollama is running", "text/plain; charset=utf-8")
+    assert b"Modelyard is running" in page.body
+    assert locked.ask("HEAD", "/").status == 200
+
+
 def test_extra_fields_in_a_body_raise_no_role(locked: Listener) -> None:
     body = b'{"rights":["admin"],"role":"admin","is_local":true}'
 
@@ -81,7 +128,12 @@ def test_each_right_opens_its_own_doors_only(locked: Listener) -> None:
     def status(key: str, method: str, path: str) -> int:
         return locked.ask(method, path, {"x-api-key": key}).status
 
-    assert status(USER_KEY, "POST", "/v1/chat/completions") == 200
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/embed", "/api/v1/llm/generate"):
+        assert status(USER_KEY, "POST", path) == 200
+        assert status(SCRAPE_KEY, "POST", path) == 403
+    for path in ("/api/tags", "/api/ps", "/api/version"):
+        assert status(USER_KEY, "GET", path) == 200
+        assert status(SCRAPE_KEY, "GET", path) == 403
     assert status(USER_KEY, "GET", "/metrics") == 403
     assert status(USER_KEY, "GET", "/health/detailed") == 403
     assert status(SCRAPE_KEY, "GET", "/metrics") == 200

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -26,26 +25,18 @@ from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.operations import Operations
 
 from .admin import SmallJsonBodies, build_admin
+from .described import described
 from .door import Door
 from .health import HealthEndpoints
+from .inference_routes import InferenceEndpoints, inference_routes
 from .metrics import DoorMetrics, MetricsEndpoint, NodeFacts
-from .problems import Dialect
-from .security import Endpoint, Guard
+from .ollama_models import root
+from .problems import Dialect, dialect_of
+from .security import Guard
 
 STARLETTE_MIN = (1, 0, 1)  # older ones let a Host header change the path that is routed
 EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-MODEL_RIGHTS = (Right.INFER, Right.READ)
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceEndpoints:
-    """What the data plane hands in."""
-
-    chat_completions: Endpoint
-    completions: Endpoint
-    models: Endpoint
-    model: Endpoint
 
 
 class YardApp(Starlette):
@@ -76,7 +67,7 @@ def build_app(
     count_refusal = DoorMetrics(registry).count_refusal
     health, metrics = HealthEndpoints(operations, history), MetricsEndpoint(registry)
     routes = [
-        *_inference_routes(guard, inference),
+        *inference_routes(guard, inference),
         *_health_routes(guard, health),
         guard.secured("/metrics", metrics.scrape, ("GET",), Right.METRICS),
         *_admin_routes(guard, operations),
@@ -87,18 +78,9 @@ def build_app(
     )  # fmt: skip
 
 
-def _inference_routes(guard: Guard, inference: InferenceEndpoints) -> list[Route]:
-    return [
-        guard.secured("/v1/chat/completions", inference.chat_completions, ("POST",), Right.INFER, limited=True),
-        guard.secured("/v1/completions", inference.completions, ("POST",), Right.INFER, limited=True),
-        guard.secured("/v1/models", inference.models, ("GET",), MODEL_RIGHTS),
-        guard.secured("/v1/models/{id:path}", inference.model, ("GET",), MODEL_RIGHTS),
-    ]
-
-
 def _health_routes(guard: Guard, health: HealthEndpoints) -> list[Route]:
     return [
-        guard.secured("/", health.root, ("GET",), public=True),
+        guard.secured("/", root, ("GET",), public=True),
         guard.secured("/livez", health.livez, ("GET",), public=True),
         guard.secured("/readyz", health.readyz, ("GET",), public=True),
         guard.secured("/readyz/{check}", health.check, ("GET",), Right.READ),
@@ -116,7 +98,7 @@ def _admin_routes(guard: Guard, operations: Operations) -> list[Route]:
         return guard.secured(path, None, (method,), right, app=app, dialect=Dialect.PROBLEM)
 
     async def describe(_request: Request, _caller: Caller) -> Response:
-        return Response(orjson.dumps(api.openapi()), media_type="application/json")
+        return Response(orjson.dumps(described(api.openapi())), media_type="application/json")
 
     return [
         guard.secured("/openapi.json", describe, ("GET",), Right.READ),
@@ -138,8 +120,7 @@ def _admin_routes(guard: Guard, operations: Operations) -> list[Route]:
 async def nothing_here(request: Request, _caller: Caller) -> Response:
     """Every path that is not in the table; those without a key do not even learn that."""
     path: str = request.scope["path"]
-    if path.startswith("/admin"):
-        request.scope["state"]["dialect"] = Dialect.PROBLEM
+    request.scope["state"]["dialect"] = dialect_of(path)
     raise NotFound(path=path[:200])
 
 

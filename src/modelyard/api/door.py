@@ -15,7 +15,7 @@ from modelyard.errors import N_, BadRequest, YardError
 from modelyard.gateway.limits import limit_headers
 from modelyard.words import language_of_header
 
-from .problems import Dialect, failure_response
+from .problems import dialect_of, failure_response
 from .security import Guard, Headers, new_request_id, read_headers, request_id_of
 
 LANGUAGES_MAX = 256
@@ -51,7 +51,7 @@ class Door:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
-        state["language"], state["dialect"] = self._language, Dialect.OPENAI
+        state["language"], state["dialect"] = self._language, dialect_of(scope["path"])
         needs_cors = is_started = False
 
         async def send_with_headers(message: Message) -> None:

@@ -31,9 +31,6 @@ class HealthEndpoints:
         self._operations = operations
         self._history = history
 
-    async def root(self, _request: Request, _caller: Caller) -> Response:
-        return PlainTextResponse("Modelyard is running")
-
     async def livez(self, _request: Request, _caller: Caller) -> Response:
         """The process and its event loop are alive."""
         return PlainTextResponse("ok\n", headers=_NO_STORE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -12,9 +12,9 @@ from starlette.responses import Response
 from modelyard.errors import ModelNotFound, YardError
 from modelyard.gateway.keys import Caller, Right
 from modelyard.types.model import Model
-from modelyard.types.status import Residency, ResidentStatus
 
 from .answers import json_answer
+from .copies import FleetView, Places, Residents, no_fleet, usable
 
 Details = Callable[[Model], Awaitable[Mapping[str, object]]]
 
@@ -32,17 +32,18 @@ class Catalog(Protocol):
 class ModelEndpoints:
     """The list, and one model of it."""
 
-    def __init__(self, catalog: Catalog, residents: Callable[[], Iterable[ResidentStatus]], details: Details) -> None:
+    def __init__(self, catalog: Catalog, residents: Residents, details: Details, fleet: FleetView = no_fleet) -> None:
         """`details` says how a model would be started and what it would need; it may take a moment."""
         self._catalog = catalog
         self._residents = residents
         self._details = details
+        self._fleet = fleet
 
     async def models(self, _request: Request, caller: Caller) -> Response:
-        """GET /v1/models: every model this caller may use."""
-        states = self._states()
-        listed = [_entry(model, states) for model in self._catalog.list() if caller.may_use(model.name)]
-        return json_answer({"object": "list", "data": listed})
+        """GET /v1/models: every model this caller may use, and who has it. Told from memory."""
+        places = self._places()
+        found = usable(self._catalog.list(), caller)
+        return json_answer({"object": "list", "data": [_entry(name, copies, places) for name, copies in found.items()]})
 
     async def model(self, request: Request, caller: Caller) -> Response:
         """GET /v1/models/{id}. A damaged one is shown with its problem; who may read sees how it would be started."""
@@ -50,8 +51,12 @@ class ModelEndpoints:
         model = self._catalog.find(wanted) or self._catalog.resolve(wanted)
         if not caller.may_use(model.name):
             raise ModelNotFound(model=wanted[:200])
-        told = await self._told(model) if Right.READ in caller.rights and not model.problem else {}
-        return json_answer(_entry(model, self._states(), told))
+        is_here = not model.node and not model.problem
+        told = await self._told(model) if Right.READ in caller.rights and is_here else {}
+        if "@" in wanted:
+            return json_answer(_entry(model.name, [model], self._places(), told))
+        copies = usable(self._catalog.list(), caller).get(model.bare_name) or [model]
+        return json_answer(_entry(model.bare_name, copies, self._places(), told))
 
     async def _told(self, model: Model) -> Mapping[str, object]:
         try:
@@ -59,20 +64,22 @@ class ModelEndpoints:
         except YardError as error:  # the model is still there to be looked at
             return {"problem": str(error)}
 
-    def _states(self) -> dict[str, Residency]:
-        return {resident.model: resident.state for resident in self._residents()}
+    def _places(self) -> Places:
+        return Places(self._residents(), self._fleet())
 
 
 def _entry(
-    model: Model, states: Mapping[str, Residency], told: Mapping[str, object] = MappingProxyType({})
+    name: str, copies: Sequence[Model], places: Places, told: Mapping[str, object] = MappingProxyType({})
 ) -> dict[str, object]:
+    """One name: what is known of its first copy, and where all of them are."""
+    model, nodes = copies[0], [places.of(copy) for copy in copies]
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
         "created": int(model.modified_at),
         "owned_by": "modelyard",
         "modelyard": {
-            "state": states.get(model.name, Residency.ABSENT).value,
+            "state": nodes[0].state,
             "size_bytes": model.size_bytes,
             "context_length": model.context_length,
             "engine": model.engine,
@@ -83,6 +90,7 @@ def _entry(
             "capabilities": sorted(model.capabilities),
             "aliases": list(model.aliases),
             "problem": model.problem,
+            "nodes": [place.told() for place in nodes],
             **told,
         },
     }

@@ -217,11 +217,18 @@ def _prompt(prompt: str | list[Any]) -> str | tuple[int, ...]:
         return prompt
     if len(prompt) == 1 and isinstance(prompt[0], str | list):
         return _prompt(prompt[0])
-    if not prompt or len(prompt) > PROMPT_TOKENS_MAX or any(type(item) is not int for item in prompt):
+    if not prompt or any(type(item) is not int for item in prompt):
         raise invalid("prompt", "one text or one list of token ids is expected; send several prompts one by one")
-    if min(prompt) < 0 or max(prompt) >= 2**31:
-        raise invalid("prompt", "a token id is not possible")
-    return tuple(prompt)
+    return token_ids(prompt, "prompt")
+
+
+def token_ids(given: list[Any], where: str) -> tuple[int, ...]:
+    """A text as token ids, each of which may exist."""
+    if not given or len(given) > PROMPT_TOKENS_MAX or any(type(item) is not int for item in given):
+        raise invalid(where, f"1 to {PROMPT_TOKENS_MAX} token ids are expected")
+    if min(given) < 0 or max(given) >= 2**31:
+        raise invalid(where, "a token id is not possible")
+    return tuple(given)
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -100,14 +100,15 @@ class Standby:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
 
     def _model(self, caller: Caller, name: str, ticket: Ticket) -> Model:
-        model = self._operations.catalog.resolve(name)
+        catalog = self._operations.catalog
+        model = catalog.resolve(name)
         ticket.model, ticket.engine = model.name, model.engine
-        ticket.role, ticket.priority = self._operations.catalog.role_of(name), caller.priority
+        ticket.role, ticket.priority = catalog.role_of(name), caller.priority
         if not caller.may_use(model.name):
             raise ModelNotAllowed(model=model.name)
         return model
 
     def _is_elsewhere(self, model: Model) -> bool:
         """Whether another node brings it into memory that is not ours."""
-        nodes = getattr(self._operations, "nodes", None)
+        nodes = self._operations.nodes
         return bool(model.node) and (nodes is None or nodes.keeps(model))
