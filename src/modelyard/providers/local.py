@@ -60,7 +60,7 @@ class LocalProvider:
             model,
             ticket=ticket.id,
             caller=ticket.caller_id,
-            deadline=self._clock.monotonic() + self._patience_s(ticket),
+            deadline=self._clock.monotonic() + patience_s(ticket, self._deadlines.queue_s),
             keep_alive_s=request.keep_alive_s,
             wish=_wish(request, ticket),
         ) as lease:
@@ -83,10 +83,11 @@ class LocalProvider:
         """No engine here embeds yet."""
         raise CapabilityMissing(model=model.name, capability=Capability.EMBED.value)
 
-    def _patience_s(self, ticket: Ticket) -> float:
-        """Who does not want to wait at all still gets a slot that is free."""
-        wanted_s = self._deadlines.queue_s if ticket.wait_s_max is None else ticket.wait_s_max
-        return min(max(wanted_s, AT_ONCE_S), self._deadlines.queue_s)
+
+def patience_s(ticket: Ticket, queue_s: float) -> float:
+    """How long a request waits for memory and a slot. Who does not want to wait still gets a slot that is free."""
+    wanted_s = queue_s if ticket.wait_s_max is None else ticket.wait_s_max
+    return min(max(wanted_s, AT_ONCE_S), queue_s)
 
 
 def _wish(request: InferenceRequest, ticket: Ticket) -> Wish:

@@ -84,7 +84,7 @@ class OpenAIProvider:
     async def answer(self, model: Model, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[RemoteStream]:
         """Ask, and hand out the stream."""
         ticket.provider, ticket.phase = self.name, "prefill"
-        ticket.queue_s = ticket.load_s = ticket.load_s or 0.0
+        ticket.queue_s, ticket.load_s = ticket.queue_s or 0.0, ticket.load_s or 0.0
         decoder = partial(AnswerDecoder, self.name, request.choices)
         stream = RemoteStream(
             self._connections, self.name, model.node_model, ticket, self._deadlines, self._clock, decoder

@@ -11,20 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import orjson
 
-from modelyard.clock import Clock
 from modelyard.errors import UpstreamInvalid
 from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Capability, Model, model_at
 
+from .node_ask import NodeQuestions
 from .node_http import NodeConnections
 from .openai_wire import AnswerDecoder
-from .remote_stream import connection_error, read_bounded
-from .upstream_errors import node_failure
-from .worker_http import BrokenConnection, NoConnection
 
-LIST_BYTES_MAX = 16 * 1024**2
 MODELS_COUNT_MAX = 10_000
 CONTEXT_MAX = 1 << 30
 SIZE_BYTES_MAX = 1 << 50
@@ -57,19 +52,13 @@ class _Found:
 class OpenAIControl:
     """The control side of one server. Implements `NodeControl`."""
 
-    def __init__(
-        self, name: str, connections: NodeConnections, clock: Clock, *, key: str = "", connect_s: float = 2.0
-    ) -> None:
-        self._name, self._connections, self._clock, self._connect_s = name, connections, clock, connect_s
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+    def __init__(self, name: str, connections: NodeConnections, *, key: str = "", connect_s: float = 2.0) -> None:
+        self._name = name
+        self._node = NodeQuestions(name, connections, key=key, connect_s=connect_s)
 
     async def look(self) -> NodeLook:
         """Its list of models. Raises an `UpstreamError` that says what is wrong with it."""
-        raw = await self._ask("GET", "/v1/models", b"", LIST_BYTES_MAX)
-        try:
-            listed = msgspec.json.decode(raw, type=_List).data
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise UpstreamInvalid(provider=self._name, problem="its list of models cannot be read") from exc
+        listed = (await self._node.ask("GET", "/v1/models", _List)).data
         if len(listed) > MODELS_COUNT_MAX:
             raise UpstreamInvalid(provider=self._name, problem=f"it lists over {MODELS_COUNT_MAX} models")
         found = [*self._found(listed)]
@@ -82,29 +71,10 @@ class OpenAIControl:
         body = {
             "model": model.node_model, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "stream": True,
         }  # fmt: skip
-        raw = await self._ask("POST", "/v1/chat/completions", orjson.dumps(body), LIST_BYTES_MAX)
         decoder = AnswerDecoder(self._name)
-        decoder.feed(raw)
+        decoder.feed(await self._node.raw("POST", "/v1/chat/completions", body, model=model.node_model))
         if (early := decoder.end()) is not None:
             raise early
-
-    async def _ask(self, method: str, path: str, body: bytes, bytes_max: int) -> bytes:
-        """Bounded in size; its time is whoever's asks."""
-        try:
-            answer = await self._connections.request(method, path, body, self._headers, connect_s=self._connect_s)
-            is_complete = False
-            try:
-                raw = await read_bounded(answer, bytes_max + 1)
-                is_complete = len(raw) <= bytes_max
-            finally:
-                self._connections.done(answer, is_complete=is_complete)
-        except (NoConnection, BrokenConnection) as exc:
-            raise connection_error(self._name, exc) from exc
-        if answer.status != 200:
-            raise node_failure(self._name, "", answer.status, raw, answer.retry_after_s)
-        if not is_complete:
-            raise UpstreamInvalid(provider=self._name, problem="its answer is too large")
-        return raw
 
     def _found(self, listed: Iterable[_Entry]) -> Iterable[_Found]:
         for entry in listed:
