@@ -52,7 +52,8 @@ CLOUD = (model_at("cloud", "openai", "gpt-x"),)
 def resident(name: str, **known: Any) -> ResidentStatus:
     given: dict[str, Any] = {
         "model": name, "engine": "echo", "state": Residency.RESIDENT, "epoch": 1, "pinned": False, "slots": 1,
-        "leases": 0, "waiting": 0, "context_length": 2048, "reserved_bytes": {"ram": 30, "gpu0": 70}, "measured_bytes": {},
+        "leases": 0, "waiting": 0, "context_length": 2048, "measured_bytes": {},
+        "reserved_bytes": {"ram": 30, "gpu0": 70},
         "footprint_source": "declared", "loaded_at": 1.0, "load_s": 0.1, "expires_in_s": 60.0, **known,
     }  # fmt: skip
     return ResidentStatus(**given)
