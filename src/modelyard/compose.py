@@ -6,10 +6,9 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -26,12 +25,12 @@ from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
 from modelyard.engines.base import Engine
 from modelyard.engines.echo import Echo
-from modelyard.errors import N_, YardError
+from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import ALL_RIGHTS, Caller
 from modelyard.gateway.memory_history import MemoryHistory
-from modelyard.gateway.metrics import Metrics, NodeGauges
+from modelyard.gateway.metrics import Metrics
 from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
 from modelyard.gateway.standby import Standby
@@ -39,30 +38,29 @@ from modelyard.gateway.store import ModelStore
 from modelyard.gateway.usage import Usage
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
-from modelyard.memory.measured import ANONYMOUS, MAPPED, MeasuredStore
+from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
+from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
-from modelyard.residency.messages import RecycleAsked
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import SharedNodeStarter, Starters
 from modelyard.routing.fleet import Fleet
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
 from modelyard.routing.standings import Standings
-from modelyard.types.model import Model, ModelSpec
-from modelyard.types.status import Residency
+from modelyard.showing import gauges, launch_details, loading_names, memory_history
+from modelyard.types.model import Model
 from modelyard.wiring import (
+    aliases,
     deadlines,
     default_model,
     fallbacks,
-    folder_estimates,
     guard,
     keeping,
     llamacpp,
     residency_limits,
     scan_models,
-    shared_nodes,
     start_limits,
     warn_of_unknown_names,
 )
@@ -70,6 +68,7 @@ from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter
 
+FIRST_LOOKS_S = 2.0  # at other nodes before we are ready; who is slower is known later
 FOOTPRINTS_FILE = "footprints.sqlite"  # what loads took
 CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who loads pinned models, in the log of acts
 
@@ -107,7 +106,7 @@ async def running_node(
 
         # Models, and who is in memory.
         scanned = partial(scan_models, settings, tuple(models))
-        catalog = Catalog(await asyncio.to_thread(scanned), settings.models.aliases, settings.roles)
+        catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
         warn_of_unknown_names(settings, catalog)
         recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
         store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
@@ -129,6 +128,8 @@ async def running_node(
         details = partial(launch_details, starter, manager)
         served = endpoints(settings, clock, catalog, inference, operations, manager, others.fleet, details)
         app = face(settings, clock, served, operations, history, metrics)
+
+        await others.prober.first_looks(FIRST_LOOKS_S)
 
         # Whoever fails takes the node down: half a node is worse than none.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -178,8 +179,14 @@ def other_nodes(
     fleet = Fleet(clock, catalog, events)
     prober = Prober(fleet, clock)
     fleet.nudge = prober.nudge
+    for given in settings.nodes:
+        fleet.put(node_rules(given), node_parts(given, settings, clock, fleet, manager))
     local = LocalProvider(manager, clock, deadlines(settings))
-    return Others(fleet, prober, Router(fleet, Standings(fleet, manager.glance, clock), local, clock))
+    router = Router(
+        fleet, Standings(fleet, manager.glance, clock), local, clock, rules=routing_rules(settings),
+        budget=retry_budget(settings),
+    )  # fmt: skip
+    return Others(fleet, prober, router)
 
 
 def data_plane(
@@ -189,7 +196,7 @@ def data_plane(
     return Inference(
         catalog=catalog, router=router, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
         loading=lambda: loading_names(manager), waits=manager.waiting_of, fallbacks=partial(fallbacks, settings),
-        role_of=catalog.role_of,
+        role_of=catalog.role_of, total_s=lambda _model: settings.routing.total_s,
     )  # fmt: skip
 
 
@@ -235,58 +242,6 @@ async def preload(settings: Settings, operations: Operations) -> None:
         if options.pinned:
             with suppress(YardError):
                 await operations.load(CONFIGURATION, name, pinned=True)
-
-
-async def launch_details(starter: Starter, manager: ResidencyManager, model: Model) -> Mapping[str, object]:
-    """How a model would be started and why, what it would need, and whether there is room for it."""
-    await manager.refresh()
-    if model.format == "safetensors":  # no engine here serves it, and its size can be told all the same
-        specs = folder_estimates(model)
-        return {"problem": N_("no engine here serves it"), "estimates": [estimated(spec, manager) for spec in specs]}
-    plan = await starter.plan(model)
-    estimates = [estimated(spec, manager) for spec in await starter.estimates(model)]
-    footprint = asdict(plan.footprint)
-    measured = {name: footprint["parts"].pop(name, None) for name in (ANONYMOUS, MAPPED)}
-    return {"launch": asdict(plan.options), "footprint": {**footprint, **measured}, "estimates": estimates}
-
-
-def estimated(spec: ModelSpec, manager: ResidencyManager) -> dict[str, object]:
-    """One line of what `show` prints."""
-    seen, footprint = manager.outlook(spec), spec.footprint
-    return {
-        "context_length": spec.context_length,
-        "bytes": footprint.bytes,
-        "total_bytes": footprint.total_bytes,
-        "source": footprint.source,
-        "band_ratio": footprint.band_ratio,
-        **asdict(seen),
-    }
-
-
-def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:
-    """What a scrape reads from the owners."""
-    return NodeGauges(
-        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length,
-        lambda: history.node,
-    )  # fmt: skip
-
-
-def loading_names(manager: ResidencyManager) -> frozenset[str]:
-    """The models being loaded, or waiting for room."""
-    states = (Residency.WAITING, Residency.LOADING)
-    return frozenset(resident.model for resident in manager.residents() if resident.state in states)
-
-
-def memory_history(clock: Clock, events: EventBus, devices: SystemDevices, manager: ResidencyManager) -> MemoryHistory:
-    """Watches memory over time; a worker that leaks is replaced at its next idle moment."""
-
-    def recycle(model: str, epoch: int, why: str) -> None:
-        manager.feed(RecycleAsked(clock.monotonic(), model, epoch, why))
-
-    return MemoryHistory(
-        clock, events, node_memory=partial(devices.alone, os.getpid()), devices=manager.devices,
-        residents=manager.residents, on_leak=recycle,
-    )  # fmt: skip
 
 
 async def follow(events: EventBus, metrics: Metrics) -> None:

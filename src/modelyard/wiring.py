@@ -6,8 +6,7 @@ What a setting means to a part is read here and nowhere else; compose puts the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -25,14 +24,11 @@ from modelyard.gateway.limits import Limits
 from modelyard.memory.contexts import sizes
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
-from modelyard.models.catalog import Catalog
+from modelyard.models.catalog import Alias, Catalog
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
 from modelyard.providers.deadlines import Deadlines
-from modelyard.providers.ollama_residents import OllamaResidents
-from modelyard.residency.neighbours import Neighbour, SharedNodeStarter
 from modelyard.residency.state import ResidencyLimits
-from modelyard.types.memory import DeviceReading
 from modelyard.types.model import Capability, Model, ModelSpec
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
@@ -90,7 +86,10 @@ def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
 def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:
     """Who answers for a model that cannot be brought in, in order."""
     steps = (step.partition("=") for step in settings.models.options_for(model).ladder)
-    return tuple(name for key, _equals, name in steps if key == "model")
+    named = tuple(name for key, _equals, name in steps if key == "model")
+    sync = settings.sync
+    is_baseline = sync.fallback and model.lower() in (name.lower() for name in sync.baseline_models)
+    return (*named, *(sync.fallback_models if is_baseline else ()))
 
 
 def overrides(options: ModelOptions) -> LlamaOverrides:
@@ -136,22 +135,6 @@ def keeping(settings: Settings) -> dict[str, Keeping]:
     }
 
 
-@asynccontextmanager
-async def shared_nodes(
-    settings: Settings, read: Callable[[], tuple[DeviceReading, ...]], clock: Clock
-) -> AsyncIterator[SharedNodeStarter]:
-    """Other programs that hold models in our memory; their connections end with the block."""
-    async with AsyncExitStack() as stack:
-        neighbours = []
-        for name, given in settings.nodes.items():
-            budget_s = settings.deadlines.load_s
-            node = await stack.enter_async_context(
-                OllamaResidents(name, given.url, given.devices, clock, load_s=budget_s)
-            )
-            neighbours.append(Neighbour(name, node, given.devices, clock, slots=given.slots))
-        yield SharedNodeStarter(neighbours, read, clock)
-
-
 def start_limits(settings: Settings) -> StartLimits:
     given = settings.deadlines
     return StartLimits(load_stall_s=given.load_stall_s, load_s=given.load_s, load_s_per_gib=given.load_per_gib_s)
@@ -164,15 +147,26 @@ def deadlines(settings: Settings) -> Deadlines:
 
 def allowed(settings: Settings, names: Iterable[str]) -> frozenset[str]:
     """The models a key may use: those it names, by whichever of their configured names."""
-    targets = {**settings.models.aliases, **settings.roles}
-    leads_to = {name.lower(): target.lower() for name, target in targets.items()}
+    leads_to = {
+        name.lower(): (target,) if isinstance(target, str) else tuple(target[1])
+        for name, target in {**aliases(settings), **settings.roles}.items()
+    }
     found: set[str] = set()
-    for named in names:
-        name = named.lower()
-        while name not in found:  # until it leads nowhere, or in a circle
+    waiting = [name.lower() for name in names]
+    while waiting:  # until they lead nowhere, or in a circle
+        name = waiting.pop()
+        if name not in found:
             found.add(name)
-            name = leads_to.get(name, name)
+            waiting += [target.lower() for target in leads_to.get(name, ())]
     return frozenset(found)
+
+
+def aliases(settings: Settings) -> dict[str, Alias]:
+    """Configured names as the catalog takes them."""
+    return {
+        name: target if isinstance(target, str) else ("warm" if target.warm else "first", target.names)
+        for name, target in settings.models.aliases.items()
+    }
 
 
 def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
@@ -180,7 +174,8 @@ def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
     models = settings.models
     given = [("models.default", models.default or "")]
     given += [("models.options", name) for name in models.options]
-    given += [(f"models.aliases.{alias}", name) for alias, name in models.aliases.items()]
+    for alias, target in aliases(settings).items():
+        given += [(f"models.aliases.{alias}", name) for name in ((target,) if isinstance(target, str) else target[1])]
     given += [(f"roles.{role}", name) for role, name in settings.roles.items()]
     given += [(f"keys.{key.id}", name) for key in settings.keys for name in key.models or ()]
     for name, options in models.options.items():

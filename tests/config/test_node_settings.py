@@ -11,6 +11,9 @@ from modelyard.config.schema import Settings
 from modelyard.config.settings import load_settings
 from modelyard.errors import ConfigError
 from modelyard.units import GIB
+from modelyard.wiring import aliases
+
+NODE = '[[nodes]]\nname = "a"\n'
 
 
 def settings(tmp_path: Path, text: str) -> Settings:
@@ -20,16 +23,16 @@ def settings(tmp_path: Path, text: str) -> Settings:
 
 
 def test_a_node_needs_no_more_than_its_name(tmp_path: Path) -> None:
-    node = settings(tmp_path, "[nodes.studio]\n").nodes["studio"]
+    node = settings(tmp_path, NODE).nodes[0]
 
-    assert (node.kind, node.url, node.devices) == ("ollama", "http://127.0.0.1:11434", ("gpu0",))
+    assert (node.kind, node.url, node.devices) == ("ollama", "http://127.0.0.1:11434", ())
 
 
 @pytest.mark.parametrize(
     "url", ["http://localhost:11434/", "http://[::1]:1", "https://127.8.8.8/ollama", "http://127.0.0.1"]
 )
 def test_addresses_on_this_machine_are_taken(tmp_path: Path, url: str) -> None:
-    assert settings(tmp_path, f'[nodes.a]\nurl = "{url}"\n').nodes["a"].url == url.rstrip("/")
+    assert settings(tmp_path, f'{NODE}url = "{url}"\ndevices = ["ram"]\n').nodes[0].url == url.rstrip("/")
 
 
 @pytest.mark.parametrize(
@@ -43,39 +46,72 @@ def test_addresses_on_this_machine_are_taken(tmp_path: Path, url: str) -> None:
         ('url = "http://127.0.0.1/a b"', "expected http"),
         ('url = "http://me:sesame@127.0.0.1"', "no user name"),
         ('url = "http://127.0.0.1/?key=sesame"', "ends with its path"),
-        ('url = "http://10.0.0.7:11434"', "not on this machine"),
-        ('url = "http://localhost.example.org"', "not on this machine"),
+        ('url = "http://10.0.0.7:11434"\ndevices = ["ram"]', "not on this machine"),
+        ('url = "http://localhost.example.org"\ndevices = ["ram"]', "not on this machine"),
         ('kind = "vllm"', "ollama"),
-        ("devices = []", "at least 1"),
+        ('kind = "openai"', "needs its url"),
+        ('kind = "openai"\nurl = "http://127.0.0.1:1"\ndevices = ["ram"]', "only an Ollama server"),
+        ("weight = -1", "greater than"),
+        ('fingerprint = "sesame"', "64 hexadecimal"),
+        ('key = "sesame-in-plain"', "in plain text"),
         ('devices = ["disk"]', "pattern"),
         ('devices = ["gpu0", "gpu0"]', "twice"),
         ("slots = 0", "greater than"),
-        ("device = 1", "did you mean nodes.a.devices"),
+        ("device = 1", "did you mean nodes[0].devices"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_without_showing_secrets(tmp_path: Path, line: str, problem: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        settings(tmp_path, f"[nodes.a]\n{line}\n")
+        settings(tmp_path, f"{NODE}{line}\n")
 
     assert problem in str(refused.value)
     assert "sesame" not in str(refused.value)
 
 
 def test_a_node_in_a_container_is_taken_when_somebody_says_so(tmp_path: Path) -> None:
-    text = '[nodes.a]\nurl = "http://172.17.0.2:11434"\nis_this_machine = true\n'
+    text = f'{NODE}url = "http://172.17.0.2:11434"\ndevices = ["ram"]\nis_this_machine = true\n'
 
-    assert settings(tmp_path, text).nodes["a"].is_this_machine
+    assert settings(tmp_path, text).nodes[0].is_this_machine
 
 
-@pytest.mark.parametrize("name", ["A", "a/b", "", "a@b", "x" * 65])
+@pytest.mark.parametrize("name", ["A", "a/b", "", "a@b", "x" * 65, "local", "ollama"])
 def test_a_node_has_a_name_that_can_stand_behind_a_models(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
-        settings(tmp_path, f'[nodes."{name}"]\n')
+        settings(tmp_path, f'[[nodes]]\nname = "{name}"\n')
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
-    given = settings(tmp_path, '[nodes.a]\ndevices = ["gpu0", "gpu1"]\n')
+    given = settings(tmp_path, f'{NODE}devices = ["gpu0", "gpu1"]\n')
 
     found = [one for one in risks(given, MachineFacts(64 * GIB, 1)) if one.code == "unknown_device"]
 
     assert [one.fields["device"] for one in found] == ["gpu1"]
+
+
+def test_the_older_form_is_refused_with_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"write \[\[nodes\]\] and name = \"studio\""):
+        settings(tmp_path, "[nodes.studio]\nslots = 2\n")
+
+
+def test_two_nodes_do_not_share_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two nodes have the name a"):
+        settings(tmp_path, NODE + NODE)
+
+
+def test_a_nodes_key_comes_from_elsewhere_and_is_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sesame-open\n")
+    (tmp_path / "key").chmod(0o600)
+
+    given = settings(tmp_path, f'{NODE}key = "file:key"\n').nodes[0]
+
+    assert given.key is not None
+    assert given.key.get_secret_value() == "sesame-open"
+    assert "sesame" not in repr(given)
+
+
+def test_an_alias_for_several_models_says_how_one_is_picked(tmp_path: Path) -> None:
+    given = settings(tmp_path, '[models.aliases]\nfast = { warm = ["a", "b"] }\nbig = { first = ["c"] }\nx = "y"\n')
+
+    assert aliases(given) == {"fast": ("warm", ("a", "b")), "big": ("first", ("c",)), "x": "y"}
+    with pytest.raises(ConfigError, match="either"):
+        settings(tmp_path, '[models.aliases]\nfast = { warm = ["a"], first = ["b"] }\n')

@@ -309,7 +309,7 @@ async def test_a_whole_server_counts_an_ollama_servers_models_and_takes_their_ro
     config["memory"] |= {"ram_limit_bytes": 1024 * MIB, "headroom_bytes": 64 * MIB}
     theirs = "small:1b@studio"
     async with FakeOllama({"small:1b": Installed(500 * MIB, 0)}).serving() as server:
-        config["nodes"] = {"studio": {"url": server.url, "devices": ["ram"]}}
+        config["nodes"] = [{"name": "studio", "url": server.url, "devices": ["ram"]}]
         await server.load("small:1b")
         async with running(config) as yard, client() as session:
             await until(lambda: resident(session, yard, theirs), "it is in the ledger")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from modelyard.compose import memory_history
 from modelyard.events import EventBus
 from modelyard.memory.devices import FakeDevices, SystemDevices
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.state import ResidencyLimits
+from modelyard.showing import memory_history
 from modelyard.types.status import Residency
 from modelyard.units import GIB, MIB
 from tests.residency.fakes import FakeStarter, model, until

@@ -121,14 +121,14 @@ def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
 
 def _unknown_devices(settings: Settings, facts: MachineFacts) -> Iterator[Finding]:
     known = {"ram", *(f"gpu{number}" for number in range(facts.gpu_count))}
-    for name, node in settings.nodes.items():
+    for node in settings.nodes:
         for device in node.devices:
             if device not in known:
                 yield Finding(
                     "unknown_device",
                     N_("The node {node} is said to use {device}, which is not in use here: nothing there counts."),
-                    N_("Correct nodes.{node}.devices; this machine has {known}."),
-                    {"node": name, "device": device, "known": ", ".join(sorted(known))},
+                    N_("Correct devices of that node; this machine has {known}."),
+                    {"node": node.name, "device": device, "known": ", ".join(sorted(known))},
                 )
 
 

@@ -14,17 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from modelyard.config import files
+from modelyard.config import files, shared_layout
+from modelyard.config.dotenv import read_dotenv, text_of
 from modelyard.config.finding import Finding
 from modelyard.config.secrets import resolve_secrets
-from modelyard.errors import N_, ConfigError
+from modelyard.errors import N_
 
 PREFIX = "MODELYARD_"
 DEFAULT_URL = "http://127.0.0.1:11435"
-DOTENV_BYTES_MAX = 64 * 1024
 # Our names without `__` that are not settings of the server.
 CLIENT_VARIABLES = frozenset(("URL", "KEY", "KEY_FILE", "CONFIG", "LANG", "NO_HISTORY", "RUN"))
-SECTIONS = frozenset(("server", "keys", "limits", "memory", "residency", "deadlines", "models", "log"))
+SECTIONS = frozenset(
+    (
+        "server",
+        "keys",
+        "limits",
+        "memory",
+        "residency",
+        "deadlines",
+        "models",
+        "roles",
+        "nodes",
+        "routing",
+        "sync",
+        "log",
+    )
+)
 # Names that other tools in this field use, and what they mean here.
 FOREIGN_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "MODEL_PATH": ("models", "folders"),
@@ -108,11 +123,16 @@ def read_sources(
     """Read everything, lowest precedence first. `folder` is the working folder, `user_folder` the user's own."""
     environment = process_environment() if environment is None else environment
     folder = folder or Path.cwd()
-    dotenv = _dotenv(folder / ".env")
+    dotenv = read_dotenv(folder / ".env")
     variables = {**dotenv, **environment}
     sources = Sources()
     if config_file is None and variables.get(PREFIX + "CONFIG"):
         config_file = Path(variables[PREFIX + "CONFIG"])
+    shared = folder.joinpath(*shared_layout.PATH)
+    if shared.is_file() and (config_file is None or config_file.absolute() != shared.absolute()):
+        _read_file(sources, shared, variables)
+    elif (node := shared_layout.remote_node(variables)) is not None:
+        sources.put(("nodes",), [node], Origin("environment", shared_layout.HOST_VARIABLE))
     _read_file(sources, config_file or _found_file(sources, folder, user_folder), variables)
     _read_variables(sources, dotenv, ".env", variables, folder)
     _read_variables(sources, environment, "environment", variables, folder)
@@ -127,11 +147,11 @@ def client_target(
 ) -> ClientTarget:
     """The server's address and the key from a flag, the environment or `.env`. A key is never a flag."""
     environment = process_environment() if environment is None else environment
-    variables = {**_dotenv((folder or Path.cwd()) / ".env"), **environment}
+    variables = {**read_dotenv((folder or Path.cwd()) / ".env"), **environment}
     key = variables.get(PREFIX + "KEY") or None
     if key is None and variables.get(PREFIX + "KEY_FILE"):
         path = files.at_home(variables[PREFIX + "KEY_FILE"])
-        key = _text(path, 4096).strip() or None
+        key = text_of(path, 4096).strip() or None
     address = url or variables.get(PREFIX + "URL") or DEFAULT_URL
     return ClientTarget(address if "://" in address else f"http://{address}", key)
 
@@ -192,8 +212,10 @@ def _read_file(sources: Sources, path: Path | None, variables: Mapping[str, str]
     if path is None:
         return
     path = files.at_home(str(path)).absolute()
-    text = _text(path, files.FILE_BYTES_MAX)
+    text = text_of(path, files.FILE_BYTES_MAX)
     tree = files.parse(text, path)
+    if shared_layout.is_shared(tree):
+        tree = shared_layout.from_shared(tree, variables, str(path), sources.notices)
     sources.file, sources.file_text = path, text
     resolve_secrets(tree, variables, path.parent, str(path), sources.notices, plain_allowed=False)
     expanded = files.expand(tree, variables, str(path))
@@ -258,31 +280,3 @@ def _anchored(parts: Parts, value: object, folder: Path) -> object:
     if not isinstance(given, list | tuple) or not all(isinstance(item, str | Path) for item in given):
         return value
     return [str(folder / files.at_home(str(item).strip())) for item in given if str(item).strip()]
-
-
-def _text(path: Path, bytes_max: int) -> str:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(bytes_max + 1)
-        if len(raw) > bytes_max:
-            raise ConfigError(N_("{where}: the file is over {bytes_max} bytes"), where=path, bytes_max=bytes_max)
-        return raw.decode()
-    except UnicodeDecodeError as problem:
-        raise ConfigError(N_("{where}: the file is not UTF-8 text"), where=path) from problem
-    except (OSError, ValueError) as problem:
-        raise ConfigError(where=path, problem=getattr(problem, "strerror", None) or str(problem)) from problem
-
-
-def _dotenv(path: Path) -> dict[str, str]:
-    """`NAME=value` lines, with `#` comments, `export` and quotes; nothing else is interpreted."""
-    if not path.is_file():
-        return {}
-    found = {}
-    for line in _text(path, DOTENV_BYTES_MAX).splitlines():
-        match = re.fullmatch(
-            r"""\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#]*?))\s*(?:#.*)?""", line
-        )
-        if match:
-            name, *values = match.groups()
-            found[name] = next((value for value in values if value is not None), "")
-    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from modelyard.config.echo import EchoSettings
 from modelyard.config.section import Section
@@ -92,6 +92,23 @@ class GroupSettings(Section):
     resident_max: int = Field(default=1, ge=1, description="How many of the group are in memory at a time.")
 
 
+class OneOf(Section):
+    """An alias that means one of several models: whichever is in memory (`warm`), or the first until it is full."""
+
+    warm: tuple[str, ...] = Field(default=(), max_length=64, description="Whichever of these is in memory.")
+    first: tuple[str, ...] = Field(default=(), max_length=64, description="The first until it is full, then the next.")
+
+    @model_validator(mode="after")
+    def _one(self) -> OneOf:
+        if bool(self.warm) == bool(self.first):
+            raise ValueError("an alias for several models is either { warm = [...] } or { first = [...] }")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.warm or self.first
+
+
 class ModelsSettings(Section):
     """Which models there are, and their names."""
 
@@ -102,7 +119,11 @@ class ModelsSettings(Section):
     builtin: bool = Field(default=True, description="Offer the small built-in model `yardling`.")
     default: str | None = Field(default=None, min_length=1, description="Model that answers a request that names none.")
     engine: EngineName | None = Field(default=None, description="Serve with this engine only: `llamacpp`.")
-    aliases: Mapping[str, str] = Field(default={}, description='Further names: `alias = "model"`.')
+    aliases: Mapping[str, str | OneOf] = Field(
+        default={},
+        description='Further names: `alias = "model"`; or for several models `alias = { warm = ["a", "b"] }`, whichever'
+        ' is in memory, and `alias = { first = ["a", "b"] }`, the first until it is full.',
+    )
     launch: LaunchSettings = Field(default=LaunchSettings(), description="How every worker is started.")
     options: Mapping[str, ModelOptions] = Field(
         default={}, description='What differs per model: `[models.options."name"]`.'

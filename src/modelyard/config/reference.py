@@ -61,7 +61,7 @@ secret = "env:LAPTOP_KEY"
 ```
 """
 _TABLES: dict[str, tuple[type[BaseModel], str]] = {
-    "nodes": (NodeSettings, 'nodes."NAME"'),
+    "nodes": (NodeSettings, "[nodes]"),
     "models.launch": (LaunchSettings, "models.launch"),
     "models.options": (ModelOptions, 'models.options."NAME"'),
     "models.groups": (GroupSettings, 'models.groups."NAME"'),

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from modelyard.config.model_settings import ModelsSettings
-from modelyard.config.node_settings import NodeName, NodeSettings
+from modelyard.config.node_settings import NodeList, RoutingSettings
 from modelyard.config.section import Section
+from modelyard.config.sync_settings import SyncSettings
 from modelyard.config.values import Bytes, NoneText, Seconds, Ttl
 
 KEY_CHARS_MIN = 16
@@ -187,10 +188,11 @@ class Settings(Section):
         description='Roles usable as model names: `chat = "model"`. Roles that share a model load it once; unloaded by '
         "role it leaves with its last role.",
     )
-    nodes: Mapping[NodeName, NodeSettings] = Field(
-        default={},
-        description="Other programs on this machine that hold models in its memory, by any name.",
+    nodes: NodeList = Field(
+        default=(), max_length=1000, description="Other servers that answer: one `[[nodes]]` table each."
     )
+    routing: RoutingSettings = Field(default=RoutingSettings(), description="Which node answers, and how often others.")
+    sync: SyncSettings = Field(default=SyncSettings(), description="Model files that nodes should have.")
     log: LogSettings = Field(default=LogSettings(), description="What is logged, and how.")
 
     @field_validator("keys")
@@ -200,3 +202,11 @@ class Settings(Section):
         for twice in {name for name in ids if ids.count(name) > 1}:
             raise ValueError(f"two keys have the id {twice}")
         return keys
+
+    @field_validator("nodes")
+    @classmethod
+    def _distinct_nodes(cls, nodes: NodeList) -> NodeList:
+        names = [node.name for node in nodes]
+        for twice in {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two nodes have the name {twice}")
+        return nodes

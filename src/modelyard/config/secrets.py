@@ -1,4 +1,4 @@
-"""Secrets by reference: `env:NAME` and `file:PATH` in a key's `secret` become the key. Never prints one."""
+"""Secrets by reference: `env:NAME` and `file:PATH` where a secret belongs become the secret. Never prints one."""
 
 from __future__ import annotations
 
@@ -23,26 +23,42 @@ def resolve_secrets(
     *,
     plain_allowed: bool,
 ) -> None:
-    """Replace each reference in `keys[].secret` in place; refuse plain text where `plain_allowed` is off."""
-    entries = tree.get("keys")
-    for entry in entries if isinstance(entries, list) else []:
-        secret = entry.get("secret") if isinstance(entry, dict) else None
-        if not isinstance(secret, str):
-            continue
-        scheme, separator, rest = secret.partition(":")
-        match scheme if separator else "":
-            case "env":
-                entry["secret"] = _from_environment(rest, variables, where)
-            case "file":
-                entry["secret"] = _from_file(folder / at_home(rest), where, notices)
-            case "sha256":
-                pass
-            case _ if not plain_allowed and not re.fullmatch(r"\$\{[A-Za-z_]\w*\}", secret):
-                raise ConfigError(
-                    N_("{where}: a key does not stand in a configuration file in plain text"),
-                    hints=(N_("Write env:NAME, file:PATH, or sha256: and the key's SHA-256."),),
-                    where=where,
-                )
+    """Replace each reference in `keys[].secret` and `nodes[].key` in place.
+
+    Plain text is refused where `plain_allowed` is off.
+    """
+    for section, member in (("keys", "secret"), ("nodes", "key")):
+        entries = tree.get(section)
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get(member), str):
+                _resolve(entry, member, variables, folder, where, notices, plain_allowed=plain_allowed)
+
+
+def _resolve(
+    entry: dict[str, object],
+    member: str,
+    variables: Mapping[str, str],
+    folder: Path,
+    where: str,
+    notices: list[Finding],
+    *,
+    plain_allowed: bool,
+) -> None:
+    secret = str(entry[member])
+    scheme, separator, rest = secret.partition(":")
+    match scheme if separator else "":
+        case "env":
+            entry[member] = _from_environment(rest, variables, where)
+        case "file":
+            entry[member] = _from_file(folder / at_home(rest), where, notices)
+        case "sha256" if member == "secret":
+            pass
+        case _ if not plain_allowed and not re.fullmatch(r"\$\{[A-Za-z_]\w*\}", secret):
+            raise ConfigError(
+                N_("{where}: a key does not stand in a configuration file in plain text"),
+                hints=(N_("Write env:NAME or file:PATH; of a caller's key also sha256: and its SHA-256."),),
+                where=where,
+            )
 
 
 def _from_environment(name: str, variables: Mapping[str, str], where: str) -> str:

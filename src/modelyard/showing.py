@@ -1,0 +1,75 @@
+"""What is shown of a running node: how a model would be started, gauges, memory over time. Reads the owners only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+
+from modelyard.clock import Clock
+from modelyard.errors import N_
+from modelyard.events import EventBus
+from modelyard.gateway.inference import Inference
+from modelyard.gateway.memory_history import MemoryHistory
+from modelyard.gateway.metrics import NodeGauges
+from modelyard.memory.devices import SystemDevices
+from modelyard.memory.measured import ANONYMOUS, MAPPED
+from modelyard.residency.manager import ResidencyManager
+from modelyard.residency.messages import RecycleAsked
+from modelyard.types.model import Model, ModelSpec
+from modelyard.types.status import Residency
+from modelyard.wiring import folder_estimates
+from modelyard.workers.start import Starter
+
+
+async def launch_details(starter: Starter, manager: ResidencyManager, model: Model) -> Mapping[str, object]:
+    """How a model would be started and why, what it would need, and whether there is room for it."""
+    await manager.refresh()
+    if model.format == "safetensors":  # no engine here serves it, and its size can be told all the same
+        specs = folder_estimates(model)
+        return {"problem": N_("no engine here serves it"), "estimates": [estimated(spec, manager) for spec in specs]}
+    plan = await starter.plan(model)
+    estimates = [estimated(spec, manager) for spec in await starter.estimates(model)]
+    footprint = asdict(plan.footprint)
+    measured = {name: footprint["parts"].pop(name, None) for name in (ANONYMOUS, MAPPED)}
+    return {"launch": asdict(plan.options), "footprint": {**footprint, **measured}, "estimates": estimates}
+
+
+def estimated(spec: ModelSpec, manager: ResidencyManager) -> dict[str, object]:
+    """One line of what `show` prints."""
+    seen, footprint = manager.outlook(spec), spec.footprint
+    return {
+        "context_length": spec.context_length,
+        "bytes": footprint.bytes,
+        "total_bytes": footprint.total_bytes,
+        "source": footprint.source,
+        "band_ratio": footprint.band_ratio,
+        **asdict(seen),
+    }
+
+
+def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:
+    """What a scrape reads from the owners."""
+    return NodeGauges(
+        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length,
+        lambda: history.node,
+    )  # fmt: skip
+
+
+def loading_names(manager: ResidencyManager) -> frozenset[str]:
+    """The models being loaded, or waiting for room."""
+    states = (Residency.WAITING, Residency.LOADING)
+    return frozenset(resident.model for resident in manager.residents() if resident.state in states)
+
+
+def memory_history(clock: Clock, events: EventBus, devices: SystemDevices, manager: ResidencyManager) -> MemoryHistory:
+    """Watches memory over time; a worker that leaks is replaced at its next idle moment."""
+
+    def recycle(model: str, epoch: int, why: str) -> None:
+        manager.feed(RecycleAsked(clock.monotonic(), model, epoch, why))
+
+    return MemoryHistory(
+        clock, events, node_memory=partial(devices.alone, os.getpid()), devices=manager.devices,
+        residents=manager.residents, on_leak=recycle,
+    )  # fmt: skip
