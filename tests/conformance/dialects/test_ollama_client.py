@@ -83,7 +83,7 @@ def test_a_text_is_generated_whole_and_streamed(client: ollama.Client) -> None:
     pieces = list(client.generate(MODEL, "What is Modelyard?", options=GREEDY, stream=True))
 
     assert plain.response
-    assert "".join(piece.response for piece in pieces) == plain.response
+    assert "".join(piece.response or "" for piece in pieces) == plain.response
     assert pieces[-1].done_reason == "stop"
 
 
@@ -158,7 +158,7 @@ def test_an_answer_keeps_to_a_json_schema_and_to_json(client: ollama.Client) -> 
     free = client.chat("echo", question, format="json")
 
     assert set(json.loads(by_schema.message.content or "")) == {"name", "size"}
-    assert set(json.loads(generated.response)) == {"name", "size"}
+    assert set(json.loads(generated.response or "")) == {"name", "size"}
     assert free.done
 
 

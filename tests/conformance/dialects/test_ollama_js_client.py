@@ -1,0 +1,166 @@
+"""The JavaScript clients of Ollama and OpenAI against a running server: nothing about them is adapted to us."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node import DEADLINE_S, Server, ready, short_folder, start_server, stopped
+
+PACKAGES = ("ollama@0.6.4", "openai@6.30.1")
+SCRIPT = Path(__file__).with_name("javascript_clients.mjs")
+INSTALL_S = 300.0
+Check = Callable[[str], Any]
+
+
+def programs() -> None:
+    """Node and npm: Debian's, if there are none."""
+    if shutil.which("node") and shutil.which("npm"):
+        return
+    commands = (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-qy", "--no-install-recommends", "nodejs", "npm"],
+    )
+    results = [subprocess.run(command, capture_output=True, check=False) for command in commands]
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.fail(f"node and npm are needed: {results[-1].stderr.decode(errors='replace')}")
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The folder with the clients, installed once per version and kept outside of the tree."""
+    programs()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "modelyard-tests" / "-".join(re.sub(r"[^\w.]", "-", name) for name in PACKAGES)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side install it once
+        if not (folder / "installed").exists():
+            (folder / "package.json").write_text("{}")
+            options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--prefix", str(folder))
+            command = ["npm", "install", *options, *PACKAGES]
+            done = subprocess.run(command, capture_output=True, check=False, timeout=INSTALL_S, cwd=folder)
+            assert done.returncode == 0, done.stderr.decode(errors="replace")
+            (folder / "installed").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    scripts = {"echo": {}, "slow": {"load_s": 1.0}, "endless": {"reply_tokens": 100_000, "tokens_per_s": 50}}
+    with ExitStack() as stack:
+        config = {"memory": {"gpus": False}, "models": {"echo": scripts}}
+        started = start_server(stack.enter_context(short_folder()), config)
+        try:
+            yield asyncio.run(ready(started))
+        finally:
+            asyncio.run(stopped(started))
+
+
+@pytest.fixture
+def check(packages: Path, server: Server) -> Check:
+    def run(name: str) -> Any:
+        command = ["node", str(SCRIPT), str(packages), server.url, name]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=DEADLINE_S)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_ollama_chats_whole_and_streamed(check: Check) -> None:
+    said = check("ollamaChat")
+
+    assert said["whole"]
+    assert said["text"] == said["whole"]
+    assert said["ends"] == ["stop"]
+    assert said["evalCount"] > 0
+
+
+def test_ollama_generates_whole_and_streamed(check: Check) -> None:
+    said = check("ollamaGenerate")
+
+    assert said["whole"]
+    assert said["text"] == said["whole"]
+
+
+def test_ollama_calls_tools_and_takes_their_results(check: Check) -> None:
+    said = check("ollamaTools")
+
+    assert [call["function"]["name"] for call in said["calls"]] == ["get_weather"]
+    assert said["calls"][0]["function"]["arguments"]["city"]
+    assert said["done"]
+
+
+def test_ollama_gets_json_by_a_schema(check: Check) -> None:
+    assert set(check("ollamaFormat")) == {"name"}
+
+
+def test_ollama_lists_shows_loads_and_unloads(check: Check) -> None:
+    said = check("ollamaModels")
+
+    assert {"yardling:latest", "echo:latest"} <= set(said["listed"])
+    assert said["format"] == "gguf"
+    assert "echo:latest" in said["running"]
+    assert said["acts"] == ["load", "unload"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", said["version"])
+
+
+def test_ollama_waits_for_a_load(check: Check) -> None:
+    assert check("ollamaSlow")["text"]
+
+
+def test_ollamas_errors_have_their_status_and_text(check: Check) -> None:
+    chat, stream, number, embed, delete, push = check("ollamaErrors")
+
+    assert chat == stream
+    assert chat["status"] == 404
+    assert "not found, try pulling it first" in chat["message"]
+    assert number["status"] == 400
+    assert "temperature" in number["message"]
+    assert (embed["status"], delete["status"], push["status"]) == (400, 404, 501)
+
+
+def test_ollama_can_stop_a_stream(check: Check) -> None:
+    assert check("ollamaAbort") == {"name": "AbortError", "count": 2}
+
+
+def test_openai_chats_whole_and_streamed(check: Check) -> None:
+    said = check("openaiChat")
+
+    assert said["whole"]
+    assert said["text"] == said["whole"]
+    assert said["usage"]["completion_tokens"] > 0
+
+
+def test_openai_calls_tools(check: Check) -> None:
+    (call,) = check("openaiTools")
+
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"])["city"]
+
+
+def test_openai_lists_models(check: Check) -> None:
+    said = check("openaiModels")
+
+    assert "yardling" in said["listed"]
+    assert said["one"] == "modelyard"
+
+
+def test_openais_errors_are_typed(check: Check) -> None:
+    unknown, number, embed = check("openaiErrors")
+
+    assert (unknown["status"], unknown["code"]) == (404, "model_not_found")
+    assert (number["status"], number["code"]) == (400, "invalid_value")
+    assert (embed["status"], embed["code"]) == (400, "unsupported_capability")
