@@ -23,6 +23,7 @@ from .tool_calls import ToolCalls
 Shape = Literal["message", "response"]  # of a chat, of a generated text
 NANO = 1_000_000_000
 _SPLITTERS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+_dumps = orjson.dumps
 
 
 def dumps(value: object) -> bytes:
@@ -31,11 +32,14 @@ def dumps(value: object) -> bytes:
     >>> dumps("a\\u2028b\\nc")
     b'"a\\\\u2028b\\\\nc"'
     """
-    data = orjson.dumps(value)
-    if not data.isascii():
-        for sign, escaped in _SPLITTERS:
-            if sign in data:
-                data = data.replace(sign, escaped)
+    data = _dumps(value)
+    return data if data.isascii() else _escaped(data)
+
+
+def _escaped(data: bytes) -> bytes:
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for sign, written in _SPLITTERS:
+            data = data.replace(sign, written)
     return data
 
 
@@ -48,23 +52,26 @@ def time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-class _Times:
-    """The time of each line. Most lines share their second with the one before."""
+class _Head:
+    """What every line begins with, up to its time. Most lines share their second with the one before."""
 
-    __slots__ = ("_clock", "_second", "_text")
+    __slots__ = ("_open", "_second", "_wall", "_written")
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._second = -1
-        self._text = b""
+    def __init__(self, model: str, clock: Clock) -> None:
+        self._open = b'{"model":' + dumps(model) + b',"created_at":"'
+        self._wall = clock.wall
+        self._second = 0
+        self._written = b""
 
-    def now(self) -> bytes:
-        wall = self._clock.wall()
-        second = int(wall)
-        if second != self._second:
-            self._second = second
-            self._text = time_text(second)[:-7].encode()
-        return b"%b%06dZ" % (self._text, int((wall - second) * 1_000_000))
+    def now(self) -> tuple[bytes, bytes]:
+        """The head and the rest of the time."""
+        wall = self._wall()
+        part = wall - self._second
+        if not 0 <= part < 1:
+            self._second = int(wall)
+            part = wall - self._second
+            self._written = self._open + time_text(self._second)[:-7].encode()
+        return self._written, b"%06dZ" % (part * 1_000_000)
 
 
 class _Ending:
@@ -117,11 +124,10 @@ class OllamaFrames:
         self.note = b""
         self._is_chat = shape == "message"
         self._clock = clock
-        self._times = _Times(clock)
+        self._head = _Head(asked.request.model, clock)
         self._ending = _Ending(asked, ticket, names_node=names_node)
         self._calls = ToolCalls(asked.request.model)
-        # A line of nothing but text, by far the most common, is four pieces around its time and its text.
-        self._open = b'{"model":' + dumps(asked.request.model) + b',"created_at":"'
+        # A line of nothing but text, by far the most common, is four pieces around its text.
         self._text_open = b'","message":{"role":"assistant","content":' if self._is_chat else b'","response":'
         self._text_close = b'},"done":false}\n' if self._is_chat else b',"done":false}\n'
 
@@ -133,7 +139,9 @@ class OllamaFrames:
                 if chunk.text and not (
                     chunk.reasoning or chunk.tool_calls or chunk.finish or chunk.logprobs is not None
                 ):
-                    lines += (self._open, self._times.now(), self._text_open, dumps(chunk.text), self._text_close)
+                    text = _dumps(chunk.text)
+                    lines += self._head.now()
+                    lines += (self._text_open, text if text.isascii() else _escaped(text), self._text_close)
                 else:
                     self._add_rare(chunk, lines)
             elif type(chunk) is Usage:
@@ -142,7 +150,7 @@ class OllamaFrames:
 
     def silence(self) -> bytes:
         """A valid line that says nothing."""
-        return b"".join((self._open, self._times.now(), self._text_open, b'""', self._text_close))
+        return b"".join((*self._head.now(), self._text_open, b'""', self._text_close))
 
     def end(self) -> bytes:
         """The last line."""
@@ -162,7 +170,7 @@ class OllamaFrames:
         lines.append(self._line(said | {"done": False}))
 
     def _line(self, members: dict[str, object]) -> bytes:
-        return b"".join((self._open, self._times.now(), b'",', dumps(members)[1:], b"\n"))
+        return b"".join((*self._head.now(), b'",', dumps(members)[1:], b"\n"))
 
 
 class OllamaWhole:
