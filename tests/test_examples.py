@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from modelyard import client
 from modelyard.config.load import CLIENT_VARIABLES, PREFIX
 from modelyard.config.settings import load_settings
+from tests.client.ollama_script import plain, scripted, stream
 from tests.support.node import Server, clean_environment, serving
 from tests.support.pages import ROOT, frames
 
@@ -59,6 +61,62 @@ def test_a_stream_that_breaks_off_is_an_error(server: Server) -> None:
 
     assert done.stdout.count(":") == 2
     assert "ended unexpectedly" in done.stderr
+
+
+def test_the_ollama_library_asks_an_ollama_server(tmp_path: Path) -> None:
+    texts = [{"response": text, "done": text == ""} for text in ("one ", "two", "")]
+    missing = plain({"error": 'model "no-such-model" not found, try pulling it first'}, status=404)
+    with scripted(
+        version=plain({"version": "0.9"}),
+        tags=plain({"models": [{"name": "small:latest"}]}),
+        generate=[plain({"response": "Hello.", "done": True}), stream(*texts), missing],
+        chat=plain({"message": {"role": "assistant", "content": "Goodbye."}, "done": True}),
+        pull=stream(
+            {"status": "pulling manifest"},
+            {"status": "pulling 8eeb", "total": 8, "completed": 4},
+            {"status": "pulling 8eeb", "total": 0},
+            {"status": "success"},
+        ),
+    ) as ollama:
+        environment = clean_environment(
+            tmp_path, {"OLLAMA_BASE_URL": ollama.url, "OLLAMA_DEFAULT_MODEL": "small", "LANG": "C.UTF-8"}
+        )
+        words = [sys.executable, "-m", "examples.ollama_example"]  # ollama_example.py
+        done = subprocess.run(
+            words, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE_S
+        )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:6] == [
+        "# basics", "well: True", "models: small:latest", "answer: Hello.", "chat: Goodbye.", "# context_manager",
+    ]  # fmt: skip
+    assert lines[6:8] == ["streamed: one two", "# errors"]
+    assert lines[8].startswith(f"not found: {ollama.url} has no model named no-such-model.")
+    assert lines[9].startswith("not reached: http://127.0.0.1:9 cannot be reached: ")
+    assert lines[10:] == [
+        "# pull", "pull: pulling manifest", "pull: pulling 8eeb 50%", "pull: pulling 8eeb 50%", "pull: success",
+    ]  # fmt: skip
+
+
+async def test_the_ollama_library_asks_this_server_just_as_well(server: Server) -> None:
+    async with client.OllamaService(server.url) as service:
+        assert await service.health_check()
+        assert "yardling:latest" in [model["name"] for model in await service.list_models()]
+        assert "Modelyard" in await service.generate("yardling", "What is Modelyard?", temperature=0)
+        async with await service.generate("yardling", "Hello", stream=True) as pieces:
+            assert "".join([text async for text in pieces])
+        answer = await service.chat("yardling", [{"role": "user", "content": "Hello"}])
+        assert answer["message"]["content"]
+        assert (await service.show_model("yardling"))["details"]["format"] == "gguf"
+        await service.load("yardling")
+        assert [model["name"] for model in await service.ps()] == ["yardling:latest"]
+        await service.unload("yardling")
+        with pytest.raises(client.OllamaModelNotFoundError):
+            await service.generate("no-such-model", "Hello")
+        with pytest.raises(client.OllamaServiceError):
+            async with await service.generate("crasher", "Hello", stream=True) as pieces:
+                _ = [text async for text in pieces]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

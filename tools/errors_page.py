@@ -58,6 +58,8 @@ GROUPS: tuple[tuple[str, str, tuple[type[YardError], ...]], ...] = (
     ("Names", "", (errors.NotFound,)),
     ("This server's room and time", "Nothing is wrong with the request.", (errors.Unavailable,)),
     ("What should have answered", "A worker or another node did not, or its answer cannot be believed.", (errors.UpstreamError,)),
+    ("The Ollama client library", "Raised by [`OllamaService`](ollama-client.md); no server sends them.",
+     (errors.OllamaServiceError,)),
     ("The rest", "", (
         errors.DeadlineExceeded, errors.NotBuilt, errors.LoopDetected, errors.RequestCancelled, errors.ModelFileError,
         errors.ConfigError, errors.ClientClosed,
@@ -71,7 +73,12 @@ ADVICE = {
     "request_cancelled": "Ask whoever operates the server.",
     "client_closed": "Nothing: it is what the log says of a caller that left.",
 }
-NOT_SENT = {"client_closed": "log only", "config_invalid": "at start"}
+NOT_SENT = {"client_closed": "log only", "config_invalid": "at start"} | {
+    kind.code: "library"
+    for kind in (
+        errors.OllamaServiceError, errors.OllamaConnectionError, errors.OllamaModelNotFoundError, errors.OllamaError,
+    )
+}  # fmt: skip
 
 
 def page() -> str:

@@ -44,7 +44,11 @@
     ├── RequestCancelled          request_cancelled       an operator cancelled it
     ├── ClientClosed              client_closed           the caller left; seen in logs only
     ├── ModelFileError            model_file_invalid
-    └── ConfigError               config_invalid
+    ├── ConfigError               config_invalid
+    └── OllamaServiceError        ollama_service_error    the client library; a server of ours never sends these
+        ├── OllamaConnectionError    ollama_connection_error     the network: no connection, lost, cut, silent
+        ├── OllamaModelNotFoundError ollama_model_not_found
+        └── OllamaError              ollama_error                what the node itself reported; never the network
 
 An error carries an English template (`text`), the values that fill it (`fields`), and what to do next (`hints`,
 templates too). `words.render` says the same in another language; `str(error)` is English.
@@ -461,3 +465,38 @@ class ConfigError(YardError):
     code = "config_invalid"
     text = N_("{where}: {problem}")
     hints = (N_("docs/settings.md says what each setting may be; `modelyard config` shows what is in effect."),)
+
+
+class OllamaServiceError(YardError):
+    """Something went wrong between the client library and the node."""
+
+    code = "ollama_service_error"
+    text = N_("{url} did not do what was asked: {problem}")
+    hints: tuple[str, ...] = (N_("Is it an Ollama server, or Modelyard? The address is OLLAMA_BASE_URL."),)
+
+
+class OllamaConnectionError(OllamaServiceError):
+    """The node cannot be reached, or the connection to it did not last until the answer was complete."""
+
+    code = "ollama_connection_error"
+    text = N_("{url} cannot be reached: {problem}")
+    hints: tuple[str, ...] = (N_("Is the server running? The address is OLLAMA_BASE_URL."),)
+
+
+class OllamaModelNotFoundError(OllamaServiceError):
+    """The node does not have the model."""
+
+    code = "ollama_model_not_found"
+    text = N_("{url} has no model named {model}.")
+    hints: tuple[str, ...] = (
+        N_("`list_models()` tells the names it has."),
+        N_('`pull_model("{model}")` fetches it.'),
+    )
+
+
+class OllamaError(OllamaServiceError):
+    """The node reported an error in the middle of its answer, or a lack of memory."""
+
+    code = "ollama_error"
+    text = N_("{problem}")
+    hints: tuple[str, ...] = (N_("The node's own log says more."),)

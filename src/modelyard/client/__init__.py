@@ -1,0 +1,37 @@
+"""What programs import to talk to a server: `from modelyard.client import OllamaService`.
+
+A name is loaded when it is first used, so that importing this package, or a light module of it, costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from modelyard.errors import OllamaConnectionError, OllamaError, OllamaModelNotFoundError, OllamaServiceError, YardError
+
+if TYPE_CHECKING:
+    from modelyard.client.ollama import OllamaService, OllamaStream
+    from modelyard.client.ollama_retry import Retries
+    from modelyard.client.ollama_settings import OllamaSettings, get_settings
+    from modelyard.client.ollama_sync import SyncOllamaService, SyncOllamaStream
+
+__all__ = [
+    "OllamaConnectionError", "OllamaError", "OllamaModelNotFoundError", "OllamaService", "OllamaServiceError",
+    "OllamaSettings", "OllamaStream", "Retries", "SyncOllamaService", "SyncOllamaStream", "YardError", "get_settings",
+]  # fmt: skip
+_HOMES = {
+    "OllamaService": "ollama",
+    "OllamaStream": "ollama",
+    "OllamaSettings": "ollama_settings",
+    "Retries": "ollama_retry",
+    "SyncOllamaService": "ollama_sync",
+    "SyncOllamaStream": "ollama_sync",
+    "get_settings": "ollama_settings",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
