@@ -11,6 +11,14 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from tools.errors_page import page, tree
 
+from modelyard.api.embedding_bodies import EmbeddingsBody
+from modelyard.api.ollama_body import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaGenerateBody,
+    OllamaMessage,
+    OptionsBody,
+)
 from modelyard.api.openai_body import REFUSED, ChatBody, CompletionBody
 from modelyard.api.security import Secured
 from modelyard.cli.main import COMMANDS
@@ -53,7 +61,11 @@ def test_the_api_page_has_every_route_with_its_right_and_no_other() -> None:
 
 
 def test_every_member_of_a_body_is_on_the_api_page() -> None:
-    known = {*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__}
+    bodies = (
+        ChatBody, CompletionBody, EmbeddingsBody, OllamaChatBody, OllamaGenerateBody, OllamaEmbedBody, OptionsBody,
+        OllamaMessage,
+    )  # fmt: skip
+    known = {field for body in bodies for field in body.__struct_fields__}
 
     assert known - set(code_words(prose(API))) == set()
 

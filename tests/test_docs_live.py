@@ -20,13 +20,15 @@ from tests.support.node import Server, clean_environment, serving, until
 from tests.support.pages import Example, blocks, code_words, curl, examples, frames, read, rows, shape
 
 API = read("docs/api.md")
+EXAMPLES = [*examples(API), *examples(read("docs/streaming.md"))]
 MIB = 1024**2
 DEADLINE_S = 60.0
 BY_ITSELF = {"date", "content-type", "content-length", "cache-control", "transfer-encoding", "connection"}
 # Told only at the end, of other nodes, of other programs, or after a quarter of an hour.
 STAND_IN_LABELS = {"modelyard_fallbacks_total": {"model", "to", "reason"}}  # nobody stands in for another model here
 NOT_LIVED = (
-    "node.draining", "node.reachable", "node.unreachable", "model.adopted", "model.left", "model.recycling",
+    "node.changed", "node.draining", "node.health", "node.reachable", "node.unreachable",
+    "model.adopted", "model.left", "model.recycling",
     "model.switched", "model.role_released", "model.load_progress", "memory.",
 )  # fmt: skip
 CONFIG: dict[str, Any] = {
@@ -101,8 +103,8 @@ def events(server: Server, *, last: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("example", examples(API), ids=lambda one: one.command.split("11435")[1].split()[0])
-def test_an_example_on_the_api_page_is_what_the_server_answers(server: Server, example: Example) -> None:
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.command.split("11435")[1].split()[0])
+def test_an_example_on_the_pages_about_the_api_is_what_the_server_answers(server: Server, example: Example) -> None:
     if "/load" in example.command and "pinned" not in example.command:
         curl("curl -X POST http://127.0.0.1:11435/admin/models/echo/unload", server.url)
 
@@ -110,6 +112,10 @@ def test_an_example_on_the_api_page_is_what_the_server_answers(server: Server, e
 
     if example.answer.startswith("data: "):
         assert [shape(frame) for frame in frames(body)] == [shape(frame) for frame in frames(example.answer)]
+    elif '"done":false' in example.answer:
+        assert [shape(json.loads(line)) for line in body.splitlines()] == [
+            shape(json.loads(line)) for line in example.answer.splitlines()
+        ]
     else:
         assert shape(json.loads(body)) == shape(json.loads(example.answer))
 

@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
 FREE = ("top_logprobs",)  # members whose own members are data
+SOMETIMES = ("load_duration",)  # members that only the first answer has
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -109,7 +110,8 @@ def shape(value: Any) -> Any:
     """What a reader relies on: the members and their kinds. A number is a number; null may stand for anything."""
     match value:
         case dict():
-            return {name: None if name in FREE else shape(inner) for name, inner in value.items()}
+            told = {name: inner for name, inner in value.items() if name not in SOMETIMES}
+            return {name: None if name in FREE else shape(inner) for name, inner in told.items()}
         case list():
             return [shape(inner) for inner in value[:1]]
         case bool():
