@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
-    | engines | workers | residency | providers | routing | gateway | fleet | api web | wiring node_wiring | showing
-    | compose | asgi serving | cli testing"""
+    | engines | workers | residency | providers | routing | gateway | fleet | api web | wiring node_wiring
+    | showing reload applying | compose | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
@@ -29,7 +29,7 @@ PURE = {
     "residency/scheduler.py", "residency/settling.py", "residency/acts.py", "residency/room.py", "residency/queue.py",
     "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
     "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
-    "config/explain.py", "config/banner.py", "config/shared_layout.py",
+    "config/explain.py", "config/banner.py", "config/shared_layout.py", "config/changes.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
     "routing/affinity.py", "gateway/admission.py",

@@ -6,7 +6,7 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from modelyard.api.app import build_app
 from modelyard.api.endpoints import Behind, inference_endpoints
 from modelyard.api.inference_routes import InferenceEndpoints
 from modelyard.api.models import Details
+from modelyard.applying import CONFIGURATION, Applying, Live, Others
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
@@ -28,8 +29,6 @@ from modelyard.engines.echo import Echo
 from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
-from modelyard.gateway.keys import ALL_RIGHTS, Caller
-from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import Metrics
 from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
@@ -42,6 +41,7 @@ from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
+from modelyard.reload import ConfigWatch
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
 from modelyard.residency.neighbours import SharedNodeStarter, Starters
@@ -70,7 +70,6 @@ from modelyard.workers.start import Starter
 
 FIRST_LOOKS_S = 2.0  # at other nodes before we are ready; who is slower is known later
 FOOTPRINTS_FILE = "footprints.sqlite"  # what loads took
-CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who loads pinned models, in the log of acts
 
 log = structlog.get_logger()
 
@@ -85,6 +84,7 @@ class Node:
     manager: ResidencyManager
     catalog: Catalog
     run: RunFolder
+    config: ConfigWatch
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def running_node(
     models: Iterable[Model] = (),
 ) -> AsyncIterator[Node]:
     """Build everything and keep it running until the block ends. `engines` and `models` are further ones."""
-    settings, environment = loaded.settings, process_environment()
+    settings, environment, live = loaded.settings, process_environment(), Live(loaded)
     clock, events = SystemClock(), EventBus()
     async with AsyncExitStack() as stack:
         # The ground: this run's folder, what an earlier run left, the machine.
@@ -105,10 +105,14 @@ async def running_node(
         devices = SystemDevices(ram_limit_bytes=settings.memory.ram_limit_bytes, gpus=settings.memory.gpus)
 
         # Models, and who is in memory.
-        scanned = partial(scan_models, settings, tuple(models))
+        further = tuple(models)
+
+        def scanned() -> tuple[Model, ...]:
+            return scan_models(live.settings, further)
+
         catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
         warn_of_unknown_names(settings, catalog)
-        recipes = (*engines, Echo(environment), await llamacpp(settings, devices, environment))
+        recipes = (*engines, Echo(environment), llama := await llamacpp(settings, devices, environment))
         store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)
         there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
@@ -117,27 +121,41 @@ async def running_node(
         # The data plane and the control plane.
         metrics = Metrics()
         others = other_nodes(settings, clock, events, catalog, manager)
-        inference = data_plane(settings, clock, metrics, catalog, manager, others.router)
+        inference = data_plane(live, clock, metrics, catalog, manager, others.router)
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
-            effective_settings=lambda: {row.name: row.value for row in setting_rows(loaded)},
+            effective_settings=lambda: {row.name: row.value for row in setting_rows(live.loaded)},
             nodes=NodeOperations(others.fleet, others.prober.look, others.prober.nudge),
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
         details = partial(launch_details, starter, manager)
-        served = endpoints(settings, clock, catalog, inference, operations, manager, others.fleet, details)
-        app = face(settings, clock, served, operations, history, metrics)
-
+        served = endpoints(live, clock, catalog, inference, operations, manager, others.fleet, details)
+        door = guard(settings, clock)
+        app = build_app(
+            inference=served, operations=operations, history=history, guard=door, registry=metrics.registry,
+            language=settings.server.language,
+        )  # fmt: skip
+        applying = Applying(live, clock, catalog, manager, starter, llama, others, door, inference, operations)
+        config = ConfigWatch(loaded, applying.apply, events, clock)
         await others.prober.first_looks(FIRST_LOOKS_S)
 
-        # Whoever fails takes the node down: half a node is worse than none.
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        background = [tasks.create_task(manager.run()), tasks.create_task(history.run())]
-        background += [tasks.create_task(follow(events, metrics)), tasks.create_task(preload(settings, operations))]
-        background += [tasks.create_task(neighbours.run()), tasks.create_task(others.prober.run())]
+        await stack.enter_async_context(
+            working(
+                manager, history.run(), follow(events, metrics), preload(settings, operations), neighbours.run(),
+                others.prober.run(), config.run(),
+            )
+        )  # fmt: skip
+        yield Node(app, operations, inference, manager, catalog, run, config)
+
+
+@asynccontextmanager
+async def working(manager: ResidencyManager, *others: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Everything that works by itself. Whoever fails takes the node down: half a node is worse than none."""
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(one) for one in (manager.run(), *others)]
         try:
-            yield Node(app, operations, inference, manager, catalog, run)
+            yield
         finally:
             await manager.close()
             for task in background:
@@ -163,15 +181,6 @@ def residency(
     return manager, neighbours
 
 
-@dataclass(frozen=True, slots=True)
-class Others:
-    """Other nodes: what is known of them, who looks at them, and who chooses among them and us."""
-
-    fleet: Fleet
-    prober: Prober
-    router: Router
-
-
 def other_nodes(
     settings: Settings, clock: Clock, events: EventBus, catalog: Catalog, manager: ResidencyManager
 ) -> Others:
@@ -186,22 +195,23 @@ def other_nodes(
         fleet, Standings(fleet, manager.glance, clock), local, clock, rules=routing_rules(settings),
         budget=retry_budget(settings),
     )  # fmt: skip
-    return Others(fleet, prober, router)
+    return Others(fleet, prober, router, local)
 
 
 def data_plane(
-    settings: Settings, clock: Clock, metrics: Metrics, catalog: Catalog, manager: ResidencyManager, router: Router
+    live: Live, clock: Clock, metrics: Metrics, catalog: Catalog, manager: ResidencyManager, router: Router
 ) -> Inference:
     """Who serves requests."""
     return Inference(
         catalog=catalog, router=router, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
-        loading=lambda: loading_names(manager), waits=manager.waiting_of, fallbacks=partial(fallbacks, settings),
-        role_of=catalog.role_of, total_s=lambda _model: settings.routing.total_s,
+        loading=lambda: loading_names(manager), waits=manager.waiting_of,
+        fallbacks=lambda model: fallbacks(live.settings, model), role_of=catalog.role_of,
+        total_s=lambda _model: live.settings.routing.total_s,
     )  # fmt: skip
 
 
 def endpoints(
-    settings: Settings, clock: Clock, catalog: Catalog, inference: Inference, operations: Operations,
+    live: Live, clock: Clock, catalog: Catalog, inference: Inference, operations: Operations,
     manager: ResidencyManager, fleet: Fleet, details: Details,
 ) -> InferenceEndpoints:  # fmt: skip
     """What serves inference over HTTP."""
@@ -209,31 +219,12 @@ def endpoints(
     return inference_endpoints(
         Behind(
             inference=inference, catalog=catalog, clock=clock, residents=manager.residents, details=details,
-            fleet=fleet.status, default_model=partial(default_model, settings, catalog),
-            standby=Standby(operations, manager, manager.residents, clock, queue_s=settings.residency.queue_s),
-            store=ModelStore(catalog, operations, operations.nodes, lambda: settings.models.folders),
-            body_bytes_max=settings.server.body_max_bytes,
+            fleet=fleet.status, default_model=lambda: default_model(live.settings, catalog),
+            standby=Standby(operations, manager, manager.residents, clock, queue_s=live.settings.residency.queue_s),
+            store=ModelStore(catalog, operations, operations.nodes, lambda: live.settings.models.folders),
+            body_bytes_max=live.settings.server.body_max_bytes,
         )
     )  # fmt: skip
-
-
-def face(
-    settings: Settings,
-    clock: Clock,
-    inference: InferenceEndpoints,
-    operations: Operations,
-    history: MemoryHistory,
-    metrics: Metrics,
-) -> Starlette:
-    """The HTTP side of a node."""
-    return build_app(
-        inference=inference,
-        operations=operations,
-        history=history,
-        guard=guard(settings, clock),
-        registry=metrics.registry,
-        language=settings.server.language,
-    )
 
 
 async def preload(settings: Settings, operations: Operations) -> None:

@@ -76,7 +76,7 @@ async def _run(loaded: LoadedSettings, sockets: list[socket.socket], signals: Si
             interrupt_all=lambda: node.inference.interrupt_all(ShuttingDown()),
             on_started=lambda: _started(loaded, node, sockets[0].getsockname(), writer),
         )
-        signals.obey(server.stop, node.run)
+        signals.obey(server.stop, node.run, node.config.ask)
         await server.serve(sockets)
         await node.manager.close()
 
@@ -102,6 +102,8 @@ def listening(loaded: LoadedSettings) -> Iterator[tuple[LoadedSettings, list[soc
 class Signals:
     """What signals mean: the first asks the node to stop, the second ends it, workers included, in `HURRY_S`.
 
+    SIGHUP has the configuration read again.
+
     Whatever hangs after the first one is ended in the same way, `LAST_S` after the drain limit.
     """
 
@@ -110,6 +112,7 @@ class Signals:
         self._drain_s = drain_s
         self._run: RunFolder | None = None
         self._stop: Callable[[], object] = lambda: None
+        self._reload: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Signals:
         loop, starting = asyncio.get_running_loop(), asyncio.current_task()
@@ -117,16 +120,21 @@ class Signals:
         self._stop = starting.cancel  # a node that is not up yet has nobody to wait for
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._came, number)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         return self
 
     def __exit__(self, *_exception: object) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             loop.remove_signal_handler(number)
 
-    def obey(self, stop: Callable[[], object], run: RunFolder) -> None:
-        """From here on there is a server to stop, and there may be workers of this run."""
-        self._stop, self._run = stop, run
+    def obey(self, stop: Callable[[], object], run: RunFolder, reload: Callable[[], None]) -> None:
+        """From here on there is a server to stop or to configure anew, and there may be workers of this run."""
+        self._stop, self._run, self._reload = stop, run, reload
+
+    def _hang_up(self) -> None:
+        self._reload()
 
     def _came(self, number: int) -> None:
         if self.first:

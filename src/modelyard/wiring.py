@@ -58,14 +58,21 @@ def scan_models(settings: Settings, further: tuple[Model, ...] = ()) -> tuple[Mo
 
 async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
     """The engine for GGUF files, on this machine's hardware."""
+    fixed, per_model = llama_overrides(settings)
     has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
     gpus = await hardware.usable_gpus(environment) if has_gpu else ()
     return LlamaCpp(
         hardware.read_hardware(gpus),
         environment,
-        overrides=overrides(settings.models.options_for("")),
-        per_model={name: overrides(settings.models.options_for(name)) for name in settings.models.options},
+        overrides=fixed,
+        per_model=per_model,
     )
+
+
+def llama_overrides(settings: Settings) -> tuple[LlamaOverrides, dict[str, LlamaOverrides]]:
+    """What the configuration fixes about every worker, and about those of single models."""
+    models = settings.models
+    return overrides(models.options_for("")), {name: overrides(models.options_for(name)) for name in models.options}
 
 
 def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:

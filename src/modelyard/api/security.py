@@ -156,6 +156,13 @@ class Guard:
         )
         self._local_callers: dict[str, Caller] = {}
 
+    def become(self, other: Guard) -> None:
+        """Take over what another one says of keys, limits and sources. What is counted goes on."""
+        self.keys, self.hosts, self.origins = other.keys, other.hosts, other.origins
+        self.limits.become(other.limits)
+        self._allow_open, self._proxies = other._allow_open, other._proxies
+        self._local_callers = {}
+
     def secured(
         self,
         path: str,

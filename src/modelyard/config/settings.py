@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from modelyard.config import files
+from modelyard.config import files, shared_layout
 from modelyard.config.finding import Finding
 from modelyard.config.load import Flag, Origin, Parts, Sources, dotted, process_environment, read_sources
 from modelyard.config.paths import Paths, user_paths
@@ -36,6 +37,8 @@ class LoadedSettings:
     file: Path | None = None
     variables: Mapping[str, Parts] = field(default_factory=dict)  # environment variables in effect and what they set
     notices: tuple[Finding, ...] = ()
+    watched: tuple[Path, ...] = ()  # files whose change may change this
+    again: Callable[[], LoadedSettings] | None = field(default=None, repr=False, compare=False)  # the same, read anew
 
     def origin(self, parts: Parts) -> Origin:
         """Where a value came from: its own origin, or that of what it is a part of."""
@@ -72,9 +75,19 @@ def load_settings(
         file=sources.file,
         variables=dict(sources.variables),
         notices=tuple(sources.notices),
+        watched=_watched(sources, folder or Path.cwd()),
+        again=partial(
+            load_settings, flags, config_file=config_file, environment=environment, folder=folder, paths=paths
+        ),
     )
     _check_bind(loaded)
     return loaded
+
+
+def _watched(sources: Sources, folder: Path) -> tuple[Path, ...]:
+    """Also those that are not there yet: `.env` and the shared file may be made later."""
+    own = (sources.file,) if sources.file is not None else tuple(folder / name for name in files.NAMES)
+    return (*own, folder / ".env", folder.joinpath(*shared_layout.PATH))
 
 
 def is_loopback(host: str) -> bool:

@@ -60,17 +60,21 @@ class LlamaCpp:
         per_model: Mapping[str, LlamaOverrides] | None = None,
         has_oracle: bool = True,
     ) -> None:
-        """`per_model` is by canonical name, and complete: it replaces `overrides` for that model."""
+        """`overrides` and `per_model`: see `configure`."""
         self._hardware = hardware
         self._environment = {
             **scrubbed(environment or {}),
             "GGML_NO_BACKTRACE": "1",  # a crash takes two seconds otherwise
             **DEVICE_ORDER,
         }
-        self._overrides = overrides or LlamaOverrides()
-        self._per_model = {name.lower(): value for name, value in (per_model or {}).items()}
+        self.configure(overrides or LlamaOverrides(), per_model or {})
         self._has_oracle = has_oracle
         self._asking = asyncio.Semaphore(ORACLES_MAX)  # whoever lists models may ask for all of them at once
+
+    def configure(self, overrides: LlamaOverrides, per_model: Mapping[str, LlamaOverrides]) -> None:
+        """What is fixed from now on. `per_model` is by canonical name, and complete: it replaces the other there."""
+        self._overrides = overrides
+        self._per_model = {name.lower(): value for name, value in per_model.items()}
 
     def serves(self, model: Model) -> bool:
         return model.engine == NAME and bool(model.files)

@@ -216,6 +216,13 @@ class Inference:
             ticket.interrupt(RequestCancelled())
         return bool(found)
 
+    def interrupt_callers(self, is_out: Callable[[str, str], bool], error: YardError) -> int:
+        """End the requests whose caller may no longer use their model; tell how many there were."""
+        found = [ticket for ticket in self._in_flight.values() if is_out(ticket.caller_id, ticket.model)]
+        for ticket in found:
+            ticket.interrupt(error)
+        return len(found)
+
     def interrupt_all(self, error: YardError) -> int:
         """End every request with this error; tell how many there were."""
         tickets = list(self._in_flight.values())

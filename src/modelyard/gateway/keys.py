@@ -88,6 +88,10 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._callers)
 
+    def callers(self) -> dict[str, Caller]:
+        """Whom the keys are for, by id."""
+        return {caller.id: caller for _digest, caller in self._callers.values()}
+
     def find(self, secret: str) -> Caller | None:
         """The caller a secret belongs to."""
         if len(secret) > SECRET_CHARS_MAX:

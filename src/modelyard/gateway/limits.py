@@ -85,6 +85,13 @@ class Limits:
         self._concurrent_max = concurrent_max
         self._running: dict[str, int] = {}
 
+    def become(self, other: Limits) -> None:
+        """Take another one's limits. Who runs still counts; a rate that stays the same goes on counting."""
+        old, new = self._rate, other._rate
+        if old is None or new is None or (old.requests_max, old.window_s) != (new.requests_max, new.window_s):
+            self._rate = new
+        self._concurrent_max = other._concurrent_max
+
     def admit(self, caller: Caller) -> LimitState | None:
         """Count one request against the caller's rate; raise `RateLimited` if there is none left."""
         return self._rate.charge(caller.id) if self._rate else None

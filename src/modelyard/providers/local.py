@@ -49,7 +49,7 @@ class LocalProvider:
         self.name = name
         self._leases = leases
         self._clock = clock
-        self._deadlines = deadlines or Deadlines()
+        self.deadlines = deadlines or Deadlines()
 
     @asynccontextmanager
     async def answer(self, model: Model, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[WorkerStream]:
@@ -60,14 +60,14 @@ class LocalProvider:
             model,
             ticket=ticket.id,
             caller=ticket.caller_id,
-            deadline=self._clock.monotonic() + patience_s(ticket, self._deadlines.queue_s),
+            deadline=self._clock.monotonic() + patience_s(ticket, self.deadlines.queue_s),
             keep_alive_s=request.keep_alive_s,
             wish=_wish(request, ticket),
         ) as lease:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
             ticket.degraded += lease.degraded
             ticket.phase = "prefill"
-            stream = WorkerStream(lease, model.name, request, ticket, self._deadlines)
+            stream = WorkerStream(lease, model.name, request, ticket, self.deadlines)
             try:
                 ticket.sent_at = self._clock.monotonic()
                 await stream.open()

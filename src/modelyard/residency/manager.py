@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
@@ -179,6 +179,12 @@ class ResidencyManager(Standing):
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model from eviction and expiry, or no longer."""
         self.feed(say.PinAsked(self._clock.monotonic(), name, pinned))
+
+    def forget_specs(self, names: Collection[str] | None = None) -> None:
+        """Plan these models anew when they are asked for next; all of them if none are named."""
+        wanted = None if names is None else {name.lower() for name in names}
+        gone = {model.identity for name, model in self._models.items() if wanted is None or name in wanted}
+        self._specs = {key: spec for key, spec in self._specs.items() if key[0] not in gone}
 
     # The owner's loop.
 

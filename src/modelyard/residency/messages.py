@@ -13,6 +13,8 @@ from modelyard.errors import YardError
 from modelyard.types.memory import DeviceReading
 from modelyard.types.model import ModelSpec
 
+from .state import ResidencyLimits
+
 # Events: what happened.
 
 
@@ -177,6 +179,14 @@ class Shutdown:
     force: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """The configuration gives other bounds. What is in memory stays until they matter to somebody."""
+
+    now: float
+    limits: ResidencyLimits
+
+
 Event = (
     Requested
     | Adopted
@@ -192,6 +202,7 @@ Event = (
     | UnloadAsked
     | PinAsked
     | RecycleAsked
+    | LimitsChanged
     | Tick
     | Shutdown
 )

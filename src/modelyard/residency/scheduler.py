@@ -23,6 +23,7 @@ from .messages import (
     Effect,
     Event,
     Left,
+    LimitsChanged,
     LoadAsked,
     LoadBroke,
     Loaded,
@@ -39,6 +40,7 @@ from .messages import (
 )
 from .queue import Ticket
 from .refusals import no_room, queue_full, waited_too_long
+from .state import ResidencyLimits
 
 OPERATOR = "operator"  # the caller under whose name operators' loads wait
 
@@ -73,6 +75,9 @@ class Scheduler(Lifecycle):
                 self._pins[event.model] = event.pinned
                 self._has_pins = self._is_room_stale = True
                 is_done = False
+            case LimitsChanged():
+                self._take_limits(event.limits)
+                is_done = False
             case Shutdown():
                 is_done = self._shutdown(force=event.force)
             case Adopted():
@@ -84,6 +89,13 @@ class Scheduler(Lifecycle):
         if not is_done:
             self._settle(now)
         return effects
+
+    def _take_limits(self, limits: ResidencyLimits) -> None:
+        """Bounds that got tighter evict nobody by themselves: they count when room is looked for next."""
+        self.limits = self.failures.limits = limits
+        self.queue.skip_count_max = limits.bypass_count_max
+        self.books.keep_free(limits.headroom_bytes, limits.headroom_by_device)
+        self._are_books_stale = self._is_room_stale = True
 
     # Events. Each answers whether that is all: whether nobody else can be affected.
 

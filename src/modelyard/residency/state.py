@@ -138,6 +138,14 @@ class MemoryBooks:
         self.readings: dict[str, DeviceReading] = {}
         self.ledgers: dict[str, Ledger] = {}
 
+    def keep_free(self, headroom_bytes: int, headroom_by_device: Mapping[str, int]) -> None:
+        """Keep so much of every device free from now on."""
+        self.headroom_bytes, self.headroom_by_device = headroom_bytes, dict(headroom_by_device)
+        self.ledgers = {
+            device: replace(ledger, headroom_bytes=self.headroom_by_device.get(device, headroom_bytes))
+            for device, ledger in self.ledgers.items()
+        }
+
     def doubt(self, devices: Iterable[str]) -> None:
         """A model of another node is gone, nobody knows since when; meanwhile others' memory may have passed for its.
 
@@ -187,13 +195,13 @@ class Failures:
     """Who failed, why, and when to try again."""
 
     def __init__(self, limits: ResidencyLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._of: dict[str, _Failure] = {}
 
     def load_broke(self, model: str, now: float, error: YardError) -> None:
         """Wait before the next try: twice as long each time."""
         failure = self._ended(model, now, error)
-        limits = self._limits
+        limits = self.limits
         failure.delay_s = min(max(limits.backoff_s, failure.delay_s * 2), limits.backoff_s_max)
         failure.retry_at = max(failure.retry_at, now + failure.delay_s)
 
@@ -231,7 +239,7 @@ class Failures:
         return {model: str(failure.error) for model, failure in sorted(self._of.items()) if failure.is_current}
 
     def _ended(self, model: str, now: float, error: YardError) -> _Failure:
-        limits = self._limits
+        limits = self.limits
         failure = self._of.setdefault(model, _Failure(error, deque(maxlen=limits.crash_count_max)))
         failure.error = error
         failure.is_current = True
@@ -241,5 +249,5 @@ class Failures:
 
     def _loop_ends_at(self, failure: _Failure) -> float:
         """Until when it has ended too often; 0 if it has not."""
-        is_looping = len(failure.ends) == self._limits.crash_count_max
-        return failure.ends[0] + self._limits.crash_window_s if is_looping else 0.0
+        is_looping = len(failure.ends) == self.limits.crash_count_max
+        return failure.ends[0] + self.limits.crash_window_s if is_looping else 0.0

@@ -79,6 +79,14 @@ class Fleet:
         self._tell("node.changed", name, **changed)
         return node.rules
 
+    def set_rules(self, rules: NodeRules) -> None:
+        """Take what the configuration says now."""
+        node = self.node(rules.name)
+        node.rules = rules
+        node.health.rules = replace(node.health.rules, look_s=rules.look_s)
+        if node.look is not None:
+            self._offer(node, node.look)
+
     def node(self, name: str) -> FleetNode:
         """The node of that name, or `NodeNotFound`."""
         found = self.nodes.get(name)

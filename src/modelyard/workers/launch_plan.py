@@ -54,6 +54,10 @@ class LaunchPlanner:
         self._keeping = {name.lower(): value for name, value in keeping.items()}
         self.store = store
 
+    def configure(self, keeping: Mapping[str, Keeping]) -> None:
+        """Plan with this from now on."""
+        self._keeping = {name.lower(): value for name, value in keeping.items()}
+
     async def ways(self, model: Model, context_length: int | None = None) -> tuple[Plan, ...]:
         """The plan in full with a context for so many tokens, then one for each step of the model's ladder."""
         engine = self._engine(model)

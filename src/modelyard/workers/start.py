@@ -95,9 +95,14 @@ class Starter:
         """`memory` measures a process and all below it: a device reader's `process`. `keeping` is by model name."""
         self._run = run
         self._memory = memory
-        self._limits = limits or StartLimits()
+        self.limits = limits or StartLimits()
         self._planner = LaunchPlanner(engines, keeping or {}, store or MeasuredStore())
         self._plans: OrderedDict[tuple[str, int | None], asyncio.Task[tuple[Plan, ...]]] = OrderedDict()
+
+    def configure(self, keeping: Mapping[str, Keeping]) -> None:
+        """Plan anew, with this, whatever is started next."""
+        self._planner.configure(keeping)
+        self._plans.clear()
 
     async def spec(self, model: Model, context_length: int | None = None) -> ModelSpec:
         """What residency must know to place the model. Raises `LoadFailed` if no engine serves it."""
@@ -137,8 +142,8 @@ class Starter:
             raise LoadFailed(model=model.name, problem=problem) from error
         watch = LoadWatch(
             model=model.name,
-            stall_s=self._limits.load_stall_s,
-            deadline_s=self._limits.deadline_s(model.size_bytes),
+            stall_s=self.limits.load_stall_s,
+            deadline_s=self.limits.deadline_s(model.size_bytes),
             explain=plan.engine.explain_failure,
             memory=partial(self._memory, worker.pid),
             on_progress=on_progress,
@@ -149,11 +154,11 @@ class Starter:
             trace = await wait_ready(worker, watch)
         except BaseException as error:
             lines = worker.last_lines()
-            await worker.stop(term_s=self._limits.term_s, kill_s=self._limits.kill_s)
+            await worker.stop(term_s=self.limits.term_s, kill_s=self.limits.kill_s)
             why = type(error).__name__
             _log.warning("worker.load_ended", model=model.name, epoch=epoch, pid=worker.pid, why=why, lines=lines)
             raise
-        return StartedWorker(worker, plan, trace, self._limits)
+        return StartedWorker(worker, plan, trace, self.limits)
 
     async def _chosen(self, model: Model, spec: ModelSpec | None) -> Plan:
         """The plan behind a spec that was handed out; settings may have changed since, then the nearest one."""

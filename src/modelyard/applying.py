@@ -1,0 +1,129 @@
+"""Takes up a changed configuration while the node runs: only what differs is touched, and nothing that runs is cut.
+
+The exception is a key that was taken back or narrowed: what it may no longer do ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelyard.api.security import Guard
+from modelyard.clock import Clock
+from modelyard.config.changes import Changes
+from modelyard.config.schema import Settings
+from modelyard.config.settings import LoadedSettings
+from modelyard.engines.llamacpp import LlamaCpp
+from modelyard.errors import N_, NotAuthenticated
+from modelyard.gateway.inference import Inference
+from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
+from modelyard.gateway.operations import Operations
+from modelyard.models.catalog import Catalog
+from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules
+from modelyard.providers.local import LocalProvider
+from modelyard.residency.manager import ResidencyManager
+from modelyard.residency.messages import LimitsChanged
+from modelyard.routing.fleet import Fleet
+from modelyard.routing.prober import Prober
+from modelyard.routing.router import Router
+from modelyard.wiring import aliases, deadlines, guard, keeping, llama_overrides, residency_limits, start_limits
+from modelyard.workers.start import Starter
+
+CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who acts where the configuration says so, in the log of acts
+
+
+@dataclass(slots=True)
+class Live:
+    """The settings in force. Written by `Applying` alone."""
+
+    loaded: LoadedSettings
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Other nodes: what is known of them, who looks at them, who chooses among them and us, and we as one of them."""
+
+    fleet: Fleet
+    prober: Prober
+    router: Router
+    local: LocalProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """The parts of one node that a changed configuration reaches."""
+
+    live: Live
+    clock: Clock
+    catalog: Catalog
+    manager: ResidencyManager
+    starter: Starter
+    llamacpp: LlamaCpp
+    others: Others
+    guard: Guard
+    inference: Inference
+    operations: Operations
+
+    async def apply(self, changed: Changes, loaded: LoadedSettings) -> None:
+        """Take up what differs. Whatever can be refused is refused before anything is changed."""
+        new = loaded.settings
+        touches_keys = changed.touch("keys", "limits", "server", "models.aliases", "roles")
+        guard_now = guard(new, self.clock) if touches_keys else None
+        self.live.loaded = loaded
+        if guard_now is not None:
+            self._take_up_keys(guard_now)
+        if changed.touch("models.aliases", "roles", "routing.order"):
+            self.catalog.configure(aliases(new), new.roles, new.routing.order)
+        if changed.touch("models.folders", "models.builtin", "models.echo"):
+            await self.operations.rescan(CONFIGURATION)
+        self._take_up_models(changed)
+        if changed.touch("memory", "residency", "models.groups"):
+            self.manager.feed(LimitsChanged(self.clock.monotonic(), residency_limits(new)))
+        if changed.touch("deadlines", "residency.queue_s"):
+            self.starter.limits = start_limits(new)
+            self.others.local.deadlines = deadlines(new)
+        if changed.touch("routing"):
+            self.others.router.rules, self.others.router.budget = routing_rules(new), retry_budget(new)
+        await self._take_up_nodes(changed)
+
+    def _take_up_keys(self, now: Guard) -> None:
+        self.guard.become(now)
+        callers: Mapping[str, Caller] = now.keys.callers()
+
+        def is_out(caller_id: str, model: str) -> bool:
+            caller = callers.get(caller_id)
+            if caller is None:
+                return bool(callers) and not caller_id.startswith("local:")
+            return Right.INFER not in caller.rights or not caller.may_use(model)
+
+        if callers:
+            self.inference.interrupt_callers(is_out, NotAuthenticated(N_("This key was taken back.")))
+
+    def _take_up_models(self, changed: Changes) -> None:
+        new = self.live.settings
+        if not changed.touch("models.launch", "models.options", "residency.unload_enabled"):
+            return
+        self.starter.configure(keeping(new))
+        self.llamacpp.configure(*llama_overrides(new))
+        everybody = "" in changed.launched_anew or changed.touch("residency.unload_enabled")
+        self.manager.forget_specs(None if everybody else changed.launched_anew)
+        for name in changed.launched_anew:
+            options = new.models.options_for(name)
+            if name and changed.touch(f"models.options.{name}.pinned"):
+                self.manager.pin(name.lower(), pinned=options.pinned)
+
+    async def _take_up_nodes(self, changed: Changes) -> None:
+        given = {node.name: node for node in self.live.settings.nodes}
+        for name in (*changed.nodes_removed, *changed.nodes_replaced):
+            await self.others.fleet.remove(name)
+        for name in (*changed.nodes_replaced, *changed.nodes_added):
+            parts = node_parts(given[name], self.live.settings, self.clock, self.others.fleet, self.manager)
+            self.others.fleet.put(node_rules(given[name]), parts)
+        for name in changed.nodes_edited:
+            self.others.fleet.set_rules(node_rules(given[name]))
+        if changed.nodes_removed or changed.nodes_replaced or changed.nodes_added:
+            self.others.prober.nodes_changed()
