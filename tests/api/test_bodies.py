@@ -125,6 +125,25 @@ def test_thinking_is_switched_by_allow_listed_template_options_only() -> None:
     assert asked.request.think is False
 
 
+def deep(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _level in range(levels):
+        found = {"a": found}
+    return found
+
+
+@pytest.mark.parametrize("arguments", [deep(70), deep(300), {"a": 2**70}])
+async def test_arguments_that_cannot_be_written_down_are_refused_in_every_dialect(arguments: dict[str, Any]) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": arguments}}
+    body = {"model": "tiny", "messages": [{"role": "assistant", "content": "x", "tool_calls": [call]}]}
+    async with data_plane() as plane:
+        for path in ("/v1/chat/completions", "/api/chat", "/api/v1/llm/chat"):
+            answer = await plane.ask(body, path)
+
+            assert answer.status in (400, 413)
+        assert plane.residency.asked == []
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model":"\xff"}', b'{"a":"\\ud800"}', b"{} x"])
 def test_what_is_no_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(BadRequest) as caught:

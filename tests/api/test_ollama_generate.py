@@ -1,4 +1,4 @@
-"""What Ollama's clients send and see when they have text made, and the same by our own paths."""
+"""What Ollama's clients send and see when they have text made."""
 
 from __future__ import annotations
 
@@ -86,31 +86,6 @@ async def test_no_prompt_loads_and_unloads(keep_alive: object, act: str) -> None
         assert plane.standby.asked[0][0] == act
         assert (said["response"], said["done"], said["done_reason"]) == ("", True, act)
         assert "total_duration" not in said
-
-
-async def test_the_paths_of_our_own_answer_whole_and_name_the_node() -> None:
-    async with data_plane() as plane:
-        text = await plane.ask({"model": "tiny", "prompt": "hi"}, "/api/v1/llm/generate")
-        chat = await plane.ask({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}, "/api/v1/llm/chat")
-        streamed = await plane.ask({"model": "tiny", "prompt": "hi", "stream": True}, "/api/v1/llm/generate")
-
-        assert (text.json()["response"], text.json()["node"]) == ("Hello there", "local")
-        assert (chat.json()["message"]["content"], chat.json()["node"]) == ("Hello there", "local")
-        assert streamed.headers["content-type"] == "application/x-ndjson"
-        assert streamed.lines()[-1]["node"] == "local"
-        assert plane.outcomes() == {"ok": 3}
-
-
-async def test_the_paths_of_our_own_write_errors_in_the_envelope() -> None:
-    async with data_plane() as plane:
-        answer = await plane.ask({"model": "nothing", "prompt": "hi"}, "/api/v1/llm/generate")
-
-        assert answer.status == 404
-        assert answer.json()["error"]["code"] == "model_not_found"
-    async with data_plane(lambda _body: [*text_steps("ho")[:2], 0.05, event({"error": {"message": "x"}})]) as plane:
-        broken = await plane.ask({"model": "tiny", "prompt": "hi", "stream": True, "raw": True}, "/api/v1/llm/generate")
-
-        assert broken.lines()[-1]["error"]["code"] == "upstream_error"
 
 
 @pytest.mark.parametrize(("default", "status"), [("tiny", 200), (None, 400)])

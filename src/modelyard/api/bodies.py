@@ -11,6 +11,7 @@ import re
 from typing import TypeVar
 
 import msgspec
+import orjson
 from starlette.requests import Request
 
 from modelyard.errors import (
@@ -132,6 +133,15 @@ def check_nesting(value: object, param: str, items_max: int) -> None:
             return
         level = below
     raise _too_deep(param)
+
+
+def json_text(value: object, param: str, items_max: int) -> str:
+    """A free-form value as JSON again. Refuse what is nested too deeply, or has a number that nobody can take."""
+    check_nesting(value, param, items_max)
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise invalid(param, "it has a number or a text that JSON cannot carry") from None
 
 
 def invalid(param: str, problem: str) -> BadRequest:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from operator import attrgetter
 
 import msgspec
-import orjson
 
 from modelyard.errors import N_, BadRequest
 from modelyard.types.chat import ImagePart, InferenceRequest, Message, Part, ResponseFormat, TextPart, ToolCall
 
 from .asked import Act, Asked
-from .bodies import decode_body, invalid
+from .bodies import decode_body, invalid, json_text
 from .images import image_part
 from .ollama_body import (
     OPTIONS,
@@ -20,6 +19,7 @@ from .ollama_body import (
     OllamaMessage,
     OptionsBody,
 )
+from .openai_body import ARGUMENT_ITEMS_MAX
 from .openai_codec import keep_alive_s, stops_of, tools_of
 from .schemas import SchemaCheck
 
@@ -104,7 +104,7 @@ def _messages(bodies: list[OllamaMessage]) -> tuple[Message, ...]:
     for at, body in enumerate(bodies):
         calls: list[ToolCall] = []
         for call in body.tool_calls or ():
-            arguments = orjson.dumps(call.function.arguments).decode()
+            arguments = json_text(call.function.arguments, f"messages[{at}].tool_calls", ARGUMENT_ITEMS_MAX)
             calls.append(ToolCall(call.id or f"call_{count}", call.function.name, arguments))
             count += 1
         waiting += calls

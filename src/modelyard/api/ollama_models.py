@@ -30,6 +30,7 @@ from .ollama_body import OllamaModelBody
 from .ollama_codec import required_name
 
 OLLAMA_VERSION = "0.13.5"  # whose API this is; clients compare it with the oldest they work with
+BODY_BYTES_MAX = 64 * 1024
 NEVER = "2300-01-01T00:00:00.000000Z"  # Ollama's clients show what is so far away as "Forever"
 _IN_MEMORY = (Residency.RESIDENT, Residency.DRAINING)
 _ABILITIES = (
@@ -77,7 +78,7 @@ class OllamaModelEndpoints:
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """POST /api/show."""
-        body = decode_body(await read_body(request, is_plain_read=True), _model)
+        body = decode_body(await read_body(request, bytes_max=BODY_BYTES_MAX, is_plain_read=True), _model)
         wanted = required_name(body.wanted)
         model = self._catalog.resolve(wanted)
         if not caller.may_use(model.name):

@@ -16,6 +16,7 @@ PARTS_MAX = 1024
 CHOICES_MAX = 8
 TOOLS_MAX = 256
 STOPS_MAX = 16
+ARGUMENT_ITEMS_MAX = 100_000  # of one tool call, sent as an object
 CONTEXT_MAX = 16_777_216
 ASSUMED_NAME = "answer"
 

@@ -6,7 +6,6 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-import orjson
 from msgspec import UNSET
 
 from modelyard.errors import N_, BadRequest
@@ -24,8 +23,9 @@ from modelyard.types.chat import (
 from modelyard.units import parse_duration
 
 from .asked import Asked
-from .bodies import decode_body, invalid
+from .bodies import decode_body, invalid, json_text
 from .openai_body import (
+    ARGUMENT_ITEMS_MAX,
     ASSUMED_NAME,
     OPTIONS,
     REFUSED,
@@ -153,7 +153,7 @@ def _message(body: MessageBody, at: int) -> Message:
         parts,
         body.name,
         body.reasoning_content if body.reasoning_content is not None else body.reasoning,
-        tuple([_tool_call(call) for call in body.tool_calls]) if body.tool_calls else (),
+        tuple([_tool_call(call, at) for call in body.tool_calls]) if body.tool_calls else (),
         body.tool_call_id,
     )
 
@@ -168,11 +168,11 @@ def _part(body: TextPartBody | ImagePartBody, where: str) -> Part:
     return ImagePart(media_type, data)
 
 
-def _tool_call(body: ToolCallBody) -> ToolCall:
+def _tool_call(body: ToolCallBody, at: int) -> ToolCall:
     arguments = body.function.arguments
-    return ToolCall(
-        body.id, body.function.name, arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-    )
+    if not isinstance(arguments, str):
+        arguments = json_text(arguments, f"messages[{at}].tool_calls", ARGUMENT_ITEMS_MAX)
+    return ToolCall(body.id, body.function.name, arguments)
 
 
 def tools_of(bodies: list[ToolBody], schemas: SchemaCheck) -> tuple[Tool, ...]:

@@ -75,15 +75,20 @@ const checks = {
     const acts = [loaded.done_reason, unloaded.done_reason];
     return { listed, format: shown.details.format, running, acts, version: (await ollama.version()).version };
   },
-  async ollamaSlow() {
-    // A load of some seconds behind a server that fills silence often.
+  async ollamaSilence() {
     let text = "";
     let empty = 0;
-    for await (const part of await ollama.chat({ model: "slow", messages, stream: true })) {
+    for await (const part of await ollama.chat({ model: "tiny", messages, stream: true })) {
       text += part.message.content;
       if (!part.done && !part.message.content) empty += 1;
     }
     return { text, empty };
+  },
+  async openaiSilence() {
+    let text = "";
+    const stream = await openai.chat.completions.create({ model: "tiny", messages, stream: true });
+    for await (const chunk of stream) text += chunk.choices[0]?.delta?.content ?? "";
+    return { text };
   },
   async ollamaErrors() {
     return [

@@ -16,7 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests.api.data_plane import data_plane
+from tests.providers.fake_worker import until
 from tests.support.node import DEADLINE_S, Server, ready, short_folder, start_server, stopped
+
+from .test_silence import ODD, STEPS
 
 PACKAGES = ("ollama@0.6.4", "openai@6.30.1")
 SCRIPT = Path(__file__).with_name("javascript_clients.mjs")
@@ -58,7 +62,7 @@ def packages() -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    scripts = {"echo": {}, "slow": {"load_s": 1.0}, "endless": {"reply_tokens": 100_000, "tokens_per_s": 50}}
+    scripts = {"echo": {}, "endless": {"reply_tokens": 100_000, "tokens_per_s": 50}}
     with ExitStack() as stack:
         config = {"memory": {"gpus": False}, "models": {"echo": scripts}}
         started = start_server(stack.enter_context(short_folder()), config)
@@ -117,8 +121,21 @@ def test_ollama_lists_shows_loads_and_unloads(check: Check) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", said["version"])
 
 
-def test_ollama_waits_for_a_load(check: Check) -> None:
-    assert check("ollamaSlow")["text"]
+@pytest.mark.parametrize("name", ["ollamaSilence", "openaiSilence"])
+async def test_silence_and_odd_text_are_read_through(packages: Path, name: str) -> None:
+    async with data_plane(lambda _body: STEPS, keepalive_s=0.01) as plane:
+        plane.residency.gate = asyncio.Event()
+        asking = await asyncio.create_subprocess_exec(
+            "node", str(SCRIPT), str(packages), f"http://127.0.0.1:{plane.port}", name, stdout=asyncio.subprocess.PIPE
+        )
+        await until(lambda: plane.residency.waiting == 1, "it waits")
+        await asyncio.sleep(0.2)  # the silence itself: twenty keep-alives
+        plane.residency.gate.set()
+        said = json.loads((await asking.communicate())[0].splitlines()[-1])
+
+        assert said["text"] == ODD + "."
+        assert said.get("empty", 1) > 0
+        await plane.settled(ok=1)
 
 
 def test_ollamas_errors_have_their_status_and_text(check: Check) -> None:
