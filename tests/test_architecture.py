@@ -34,6 +34,7 @@ PURE = {
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
     "routing/affinity.py", "gateway/admission.py",
     "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",
+    "client/ollama_questions.py", "client/ollama_lines.py", "client/ollama_replies.py",
 }  # fmt: skip
 IMPURE = {
     "asyncio", "anyio", "os", "time", "random", "subprocess", "socket", "threading", "logging", "structlog", "secrets",
@@ -159,6 +160,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     ("module", "forbidden"),
     [
         ("modelyard", {"starlette", "aiohttp", "xllamacpp", "pydantic", "httpx2", "click", "rich"}),
+        ("modelyard.client", {"starlette", "aiohttp", "xllamacpp", "pydantic", "httpx2", "stamina", "click", "rich"}),
+        ("modelyard.client.ollama", {"starlette", "uvicorn", "aiohttp", "xllamacpp", "fastapi", "click", "rich"}),
         ("modelyard.client.http", {"starlette", "uvicorn", "aiohttp", "xllamacpp", "fastapi"}),
         ("modelyard.compose", {"xllamacpp", "torch", "transformers", "prompt_toolkit", "httpx2", "click"}),
         ("modelyard.cli.main", {"pydantic", "starlette", "aiohttp", "rich", "httpx2", "prompt_toolkit"}),

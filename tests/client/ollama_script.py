@@ -41,7 +41,24 @@ class OllamaScript:
     open_max: int = 0
     left: threading.Event = field(default_factory=threading.Event)  # a client went away before its answer was complete
     gate: threading.Event = field(default_factory=threading.Event)  # what `wait_for_the_gate` waits for
-    all_closed: threading.Event = field(default_factory=threading.Event)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def until(self, is_so: Callable[[], bool]) -> bool:
+        """Wait for something to become true of what is counted here. Never from an event loop: `asyncio.to_thread`."""
+        with self.changed:
+            return self.changed.wait_for(is_so, DEADLINE_S)
+
+    def came_or_went(self, count: int) -> None:
+        with self.changed:
+            self.connections_count += max(count, 0)
+            self.open_count += count
+            self.open_max = max(self.open_max, self.open_count)
+            self.changed.notify_all()
+
+    def came(self, asked: Asked) -> None:
+        with self.changed:
+            self.asked.append(asked)
+            self.changed.notify_all()
 
     def count(self, path: str) -> int:
         return sum(one.path == path for one in self.asked)
@@ -181,19 +198,14 @@ async def _serve(script: OllamaScript, ready: threading.Event, stop: asyncio.Eve
         task = asyncio.current_task()
         assert task is not None
         visits.add(task)
-        script.connections_count += 1
-        script.open_count += 1
-        script.open_max = max(script.open_max, script.open_count)
-        script.all_closed.clear()
+        script.came_or_went(+1)
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 while await _one(script, reader, writer):
                     pass
         finally:
             visits.discard(task)
-            script.open_count -= 1
-            if not script.open_count:
-                script.all_closed.set()
+            script.came_or_went(-1)
             writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -212,7 +224,7 @@ async def _one(script: OllamaScript, reader: asyncio.StreamReader, writer: async
     method, path, _version = first.split(" ")
     headers = {name.lower(): value for name, value in (re.split(": *", one, maxsplit=1) for one in rest)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    script.asked.append(Asked(method, path, headers, json.loads(body) if body else None))
+    script.came(Asked(method, path, headers, json.loads(body) if body else None))
     visit = Visit(script, reader, writer)
     await script.act_for(path)(visit)
     return visit.keeps

@@ -6,23 +6,17 @@ Every test runs with both twins.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from modelyard.client import (
     OllamaConnectionError,
     OllamaError,
     OllamaModelNotFoundError,
-    OllamaService,
     OllamaServiceError,
-    Retries,
-    SyncOllamaService,
     YardError,
 )
 from tests.client.ollama_script import (
@@ -36,53 +30,10 @@ from tests.client.ollama_script import (
     silence,
     stream,
 )
+from tests.client.twins import Call, opened
 
-AT_ONCE = Retries(wait_first_s=0, wait_max_s=0, jitter_s=0)
 DONE = {"model": "m", "response": "", "done": True, "done_reason": "stop"}
 MISSING = plain({"error": 'model "m" not found, try pulling it first'}, status=404)
-
-
-class Twin:
-    """Either service, asked in one way."""
-
-    def __init__(self, service: OllamaService | SyncOllamaService) -> None:
-        self.service = service
-
-    async def __call__(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Call a method; of what is iterated, everything."""
-        found = getattr(self.service, method)(*arguments, **named)
-        if isinstance(self.service, OllamaService) and hasattr(found, "__await__"):
-            found = await found
-        if hasattr(found, "__aiter__"):
-            return [one async for one in found]
-        return list(found) if hasattr(found, "__next__") else found
-
-
-@pytest.fixture(params=["async", "sync"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@asynccontextmanager
-async def opened(kind: str, url: str, **named: Any) -> AsyncIterator[Twin]:
-    named.setdefault("retries", AT_ONCE)
-    if kind == "async":
-        async with OllamaService(url, **named) as service:
-            yield Twin(service)
-    else:
-        with SyncOllamaService(url, **named) as twin:
-            yield Twin(twin)
-
-
-@pytest.fixture
-def no_logs_set_up() -> Iterator[None]:
-    """As in a program that never heard of structlog, whatever ran here before."""
-    before = structlog.get_config() if structlog.is_configured() else None
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
-    if before is not None:
-        structlog.configure(**before)
 
 
 # What is asked and given.
@@ -247,13 +198,11 @@ async def test_health(kind: str) -> None:
 
 
 async def test_connection_error(kind: str) -> None:
+    calls: list[Call] = [
+        ("list_models", ()), ("generate", ("m", "?")), ("generate", ("m", "?", True)), ("pull_model", ()),
+    ]  # fmt: skip
     async with opened(kind, nowhere()) as ask:
-        for method, *arguments in (
-            ["list_models"],
-            ["generate", "m", "?"],
-            ["generate", "m", "?", True],
-            ["pull_model"],
-        ):
+        for method, arguments in calls:
             with pytest.raises(OllamaConnectionError, match="cannot be reached: Connection refused") as caught:
                 await ask(method, *arguments)
 
@@ -268,12 +217,13 @@ async def test_a_name_nobody_knows_is_a_connection_error(kind: str) -> None:
 
 
 async def test_model_not_found(kind: str) -> None:
+    calls: list[Call] = [
+        ("generate", ("m", "?")), ("generate", ("m", "?", True)), ("chat", ("m", [])), ("show_model", ("m",)),
+        ("embed", ("m", "?")), ("load", ("m",)),
+    ]  # fmt: skip
     with scripted(generate=MISSING, chat=MISSING, show=MISSING, embed=MISSING) as server:
         async with opened(kind, server.url) as ask:
-            for method, *arguments in (
-                ["generate", "m", "?"], ["generate", "m", "?", True], ["chat", "m", []], ["show_model", "m"],
-                ["embed", "m", "?"], ["load", "m"],
-            ):  # fmt: skip
+            for method, arguments in calls:
                 with pytest.raises(OllamaModelNotFoundError, match="has no model named m"):
                     await ask(method, *arguments)
 
@@ -314,6 +264,7 @@ async def test_a_refusal_for_memory_is_told_from_others(kind: str, text: str, is
                 assert isinstance(caught.value, OllamaError) is is_memory
                 assert str(caught.value).startswith("記憶體不足 (OOM)：") is is_memory
                 assert text in str(caught.value)
+                assert any("Unload" in one for one in caught.value.suggestions) is is_memory
 
 
 async def test_a_server_that_is_busy_or_wants_a_key_says_what_to_do(kind: str) -> None:
@@ -416,10 +367,11 @@ async def test_what_is_not_http_is_an_error_of_ours(kind: str) -> None:
 
 
 async def test_a_closed_service_says_so(kind: str) -> None:
+    calls: list[Call] = [("list_models", ()), ("generate", ("m", "?", True)), ("pull_model", ("m",))]
     with scripted() as server:
         async with opened(kind, server.url) as ask:
             pass
-        for method, *arguments in (["list_models"], ["generate", "m", "?", True], ["pull_model", "m"]):
+        for method, arguments in calls:
             with pytest.raises(OllamaServiceError, match="is closed"):
                 await ask(method, *arguments)
 

@@ -75,7 +75,7 @@ class Reply:
         """A whole answer, after it has arrived."""
         answer = self._object(bytes(self._body))
         if answer.get("error"):
-            raise OllamaError(problem=_words(answer["error"]), url=self.url)
+            raise self._reported(_words(answer["error"]))
         if self.question.is_answer_done and answer.get("done") is not True:
             raise self.cut()
         return answer
@@ -97,7 +97,7 @@ class Reply:
         if self._status == 404 and self.question.model and names_model:
             return OllamaModelNotFoundError(url=self.url, model=self.question.model, problem=problem)
         if is_oom_error(problem):
-            return OllamaError(OUT_OF_MEMORY, problem=problem, url=self.url, status=self._status)
+            return OllamaError(OUT_OF_MEMORY, hints=_MEMORY_HINTS, problem=problem, url=self.url, status=self._status)
         return OllamaServiceError(
             N_("{url} answered with status {status}: {problem}"),
             hints=_HINTS.get(self._status),
@@ -112,10 +112,14 @@ class Reply:
         """The answer ended before it was complete."""
         return lost(self.url, "the answer ended before it was complete")
 
+    def _reported(self, problem: str) -> OllamaError:
+        """An error in an answer that had begun well: in the server's own words."""
+        return OllamaError(hints=_MEMORY_HINTS if is_oom_error(problem) else None, problem=problem, url=self.url)
+
     def _object_in_stream(self, line: bytes) -> dict[str, Any]:
         found = self._object(line)
         if found.get("error"):
-            raise OllamaError(problem=_words(found["error"]), url=self.url)
+            raise self._reported(_words(found["error"]))
         if self.question.kind is Kind.PULL:
             self.is_done = found.get("status") == "success"
         else:
@@ -171,6 +175,7 @@ def lost(url: str, problem: str) -> OllamaConnectionError:
     )
 
 
+_MEMORY_HINTS = (N_("Unload what else is in memory (`ps()`, `unload()`), or use a smaller model or context."),)
 _HINTS = {
     401: (N_("The server wants a key: OllamaService(..., key=...)."),),
     403: (N_("The server does not serve this address or this key."),),

@@ -5,7 +5,9 @@ Promises: a value that makes no sense is an error that names the variable. Knows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -22,8 +24,13 @@ def _address(text: str) -> str:
     url = (text if "://" in text else f"http://{text}").strip().rstrip("/")
     url = url.removesuffix("/v1").removesuffix("/api")
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(sign.isspace() for sign in url):
+    if parts.scheme not in ("http", "https") or not parts.hostname or " " in url or not url.isprintable():
         raise ValueError("expected http://HOST:PORT")
+    if ":" in parts.hostname:
+        IPv6Address(parts.hostname)
+    elif not re.fullmatch(r"[\w.-]+", parts.hostname):
+        raise ValueError("a host has letters, digits, dots and hyphens")
+    parts.hostname.encode("idna")  # labels too long, or empty: a ValueError here, and no surprise on the way
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("an address has no user, query or fragment")
     if parts.port == 0:  # reading it checks that it is a number up to 65535

@@ -19,8 +19,8 @@ import structlog
 
 from modelyard.client.ollama_questions import Question
 from modelyard.client.ollama_replies import Reply, lost
-from modelyard.client.ollama_settings import OllamaSettings
-from modelyard.errors import N_, OllamaConnectionError, OllamaServiceError
+from modelyard.client.ollama_settings import URL_HINT, OllamaSettings
+from modelyard.errors import N_, ConfigError, OllamaConnectionError, OllamaServiceError
 
 CONNECT_S = 10.0
 WRITE_S = 30.0
@@ -41,8 +41,14 @@ class ClientArguments(TypedDict):
 
 def client_arguments(settings: OllamaSettings, key: str | None) -> ClientArguments:
     """The pool and the times as documented."""
+    try:
+        httpx2.URL(settings.ollama_base_url)
+    except httpx2.InvalidURL as problem:  # names in other scripts have rules that only it knows
+        raise ConfigError(where=settings.ollama_base_url, problem=str(problem), hints=(URL_HINT,)) from problem
     headers = {"accept-encoding": "identity"}  # what is compressed may be a thousand times as large
-    if key:
+    if key := (key or "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(where="key", problem="it has characters that no key has", hints=())
         headers["authorization"] = f"Bearer {key}"
     return {
         "base_url": settings.ollama_base_url,
