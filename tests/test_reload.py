@@ -14,7 +14,10 @@ import aiohttp
 
 from tests.support.node import Server, ready, short_folder, start_server, stopped
 
-SLOW = {"models": {"builtin": False, "echo": {"slow": {"tokens_per_s": 20.0}, "other": {}}}, "memory": {"gpus": False}}
+SLOW: dict[str, Any] = {
+    "models": {"builtin": False, "echo": {"slow": {"tokens_per_s": 20.0}, "other": {}}},
+    "memory": {"gpus": False},
+}
 KEY, SECOND = "key-of-somebody-1", "key-of-somebody-2"
 
 

@@ -1,0 +1,51 @@
+"""Sends a script's tokens, and does on the way what the script says goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .server import Recorded, Reply
+
+
+async def play_tokens(
+    reply: Reply, tokens: tuple[str, ...], frame: Callable[[str], bytes], malformed: bytes, error: bytes
+) -> bool:
+    """Send a script's tokens, each as `frame(token)`; True if the end may follow."""
+    script, request = reply.script, reply.recorded
+    if await left_within(request, script.first_after_s):
+        return False
+    for at in range(len(tokens) + 1):
+        if script.stall_after == at:
+            await reply.stall()
+            return False
+        if script.cut_after == at:
+            await reply.cut()
+            return False
+        if script.error_after == at:
+            await reply.send(error)
+            await reply.end()
+            return False
+        if script.malformed_after == at:
+            await reply.send(malformed)
+        if at == len(tokens) or not reply.is_open:
+            break
+        await reply.send(frame(tokens[at]))
+        request.tokens_sent += 1
+        if await left_within(request, script.between_s):
+            return False
+    if script.without_end:
+        await reply.end()
+        return False
+    return reply.is_open
+
+
+async def left_within(request: Recorded, seconds: float) -> bool:
+    """Wait; True if the client left meanwhile."""
+    if seconds > 0:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(request.left.wait(), seconds)
+    return request.left.is_set()
