@@ -33,7 +33,7 @@ from modelyard.gateway.operations import Operations
 from modelyard.routing.fleet import Fleet
 from modelyard.routing.prober import Prober
 from modelyard.types.memory import DeviceReading, Holder, ProcessMemory, Receipt
-from modelyard.types.model import Model
+from modelyard.types.model import Candidates, Model
 from modelyard.types.status import DeviceStatus, RequestStatus, Residency, ResidentStatus, WaitStatus
 
 USER_KEY, ADMIN_KEY, SCRAPE_KEY = "user-key-0001", "admin-key-0001", "scrape-key-0001"
@@ -108,6 +108,9 @@ class FakeCatalog:
             if model.name == text.lower():
                 return model
         raise ModelNotFound(model=text)
+
+    def candidates(self, text: str) -> Candidates:
+        return Candidates(text.lower(), (self.resolve(text),))
 
     def find(self, text: str) -> Model | None:
         return next((model for model in self.models if model.name == text.lower()), None)

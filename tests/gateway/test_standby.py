@@ -35,7 +35,7 @@ class World:
 
     def standby(self) -> Standby:
         catalog = Catalog([Model("tiny", "echo")])
-        catalog.replace_node("studio", (model_at("studio", "ollama", "far"),))
+        catalog.replace_node("studio", (model_at("studio", "ollama", "far"), model_at("studio", "ollama", "tiny")))
         nodes = SimpleNamespace(keeps=lambda model: bool(model.node))
         operations = SimpleNamespace(catalog=catalog, nodes=nodes, load=self._load, unload=self._unload)
         return Standby(cast(Operations, operations), self, lambda: self.residents, ManualClock(), queue_s=300.0)
@@ -125,6 +125,14 @@ async def test_nothing_is_loaded_to_be_unloaded() -> None:
     await world.standby().unload(USER, asked("tiny", 0.0), ticket())
 
     assert (world.acts, world.leased) == ([], [])
+
+
+async def test_a_key_for_a_copy_elsewhere_gets_that_one() -> None:
+    world, caller = World(), Caller("narrow", frozenset((Right.INFER,)), models=frozenset(("tiny@studio",)))
+
+    await world.standby().load(caller, asked("tiny"), ticket())
+
+    assert (world.acts, world.leased) == ([("load", "narrow", "tiny@studio")], [])
 
 
 @pytest.mark.parametrize("act", ["load", "unload"])

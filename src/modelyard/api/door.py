@@ -21,11 +21,14 @@ from .security import Guard, Headers, new_request_id, read_headers, request_id_o
 LANGUAGES_MAX = 256
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 _CORS_HEADERS = {
-    "access-control-allow-methods": "GET, POST, DELETE",
-    "access-control-allow-headers": "authorization, content-type, x-api-key, api-key, x-request-id, last-event-id",
+    "access-control-allow-methods": "GET, POST, PATCH, DELETE",
+    "access-control-allow-headers": (
+        "authorization, content-type, x-api-key, api-key, x-request-id, last-event-id, user-agent, x-session-id, "
+        "x-modelyard-session, x-modelyard-deadline-ms, x-modelyard-wait-seconds"
+    ),
     "access-control-max-age": "600",
 }
-_CORS_EXPOSED = b"x-request-id, retry-after, openai-processing-ms"
+_CORS_EXPOSED = b"x-request-id, retry-after, openai-processing-ms, x-modelyard-node, x-modelyard-model"
 
 
 class Door:

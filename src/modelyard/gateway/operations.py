@@ -17,7 +17,7 @@ from modelyard.clock import Clock
 from modelyard.errors import N_, NotFound
 from modelyard.events import EventBus
 from modelyard.types.memory import Receipt
-from modelyard.types.model import Model
+from modelyard.types.model import Candidates, Model
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus, WaitStatus
 
 from .audit import audited
@@ -57,6 +57,8 @@ class CatalogControl(Protocol):
     def resolve(self, text: str) -> Model: ...
 
     def find(self, text: str) -> Model | None: ...
+
+    def candidates(self, text: str) -> Candidates: ...
 
     def list(self) -> tuple[Model, ...]: ...
 

@@ -100,8 +100,10 @@ class Standby:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
 
     def _model(self, caller: Caller, name: str, ticket: Ticket) -> Model:
+        """The first of the models of that name that this caller may use."""
         catalog = self._operations.catalog
-        model = catalog.resolve(name)
+        models = catalog.candidates(name).models
+        model = next((one for one in models if caller.may_use(one.name)), models[0])
         ticket.model, ticket.engine = model.name, model.engine
         ticket.role, ticket.priority = catalog.role_of(name), caller.priority
         if not caller.may_use(model.name):
