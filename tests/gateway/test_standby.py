@@ -36,6 +36,7 @@ class World:
     def standby(self) -> Standby:
         catalog = Catalog([Model("tiny", "echo")])
         catalog.replace_node("studio", (model_at("studio", "ollama", "far"), model_at("studio", "ollama", "tiny")))
+        catalog.replace_node("cloud", (model_at("cloud", "openai", "gpt"),))
         nodes = SimpleNamespace(keeps=lambda model: bool(model.node))
         operations = SimpleNamespace(catalog=catalog, nodes=nodes, load=self._load, unload=self._unload)
         return Standby(cast(Operations, operations), self, lambda: self.residents, ManualClock(), queue_s=300.0)
@@ -88,6 +89,14 @@ async def test_a_model_elsewhere_is_loaded_by_its_node() -> None:
 
     assert (world.acts, world.leased) == ([("load", "user", "far@studio")], [])
     assert noted.provider == "studio"
+
+
+async def test_a_model_that_nobody_has_to_bring_in_is_there_already() -> None:
+    world, noted = World(), ticket()
+
+    await world.standby().load(USER, asked("gpt"), noted)
+
+    assert (world.acts, world.leased, noted.provider) == ([], [], "cloud")
 
 
 async def test_an_operator_unloads() -> None:

@@ -86,8 +86,9 @@ class Standby:
     async def _touch(self, caller: Caller, model: Model, request: InferenceRequest, ticket: Ticket) -> None:
         ticket.phase = "queued"
         if self._is_elsewhere(model):
-            await self._operations.load(caller, model.name)
             ticket.provider = model.node
+            if model.kind != "openai":  # else nobody is to bring it in: it answers when it is asked
+                await self._operations.load(caller, model.name)
             return
         ticket.provider = "local"
         wait_s = self._queue_s if ticket.wait_s_max is None else min(ticket.wait_s_max, self._queue_s)
