@@ -3,6 +3,7 @@
 #   make test      run the tests                                (ARGS="-k scheduler" picks some)
 #   make check     lint, types and the architecture test
 #   make bench     print the figures, each beside its baseline
+#   make scorecard sixteen ways in which nodes fail, and what callers see
 #   make prove     the tests with their full counts             (long)
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check bench prove simulate lock clean
+.PHONY: run test check bench scorecard prove simulate lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed-run
@@ -27,6 +28,9 @@ check: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	@$(BIN)/python -m bench $(ARGS)
+
+scorecard: $(VENV)/installed-test
+	@$(BIN)/python -m bench.scorecard
 
 prove: $(VENV)/installed-test
 	@MODELYARD_PROVE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

@@ -1,0 +1,289 @@
+"""The official clients of both dialects against every kind of provider, through a running server of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ollama
+import openai
+import pytest
+
+from modelyard.testing import FAULTS, FakeModel, FakeOllama, FakeOpenAI, Script, Tool
+from modelyard.testing.server import FakeServer
+from tests.support.fakes_thread import running
+from tests.support.node import Server, ready, short_folder, start_server, stopped
+
+KINDS = ("local", "ollama", "openai")
+REMOTE = ("ollama", "openai")
+ASK: Any = [{"role": "user", "content": "Hello there friend"}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tell the weather.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+SCHEMA: Any = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+@dataclass
+class World:
+    """A server of ours, with a model of each kind."""
+
+    server: Server
+    fakes: dict[str, FakeServer]
+    models = {"local": "parrot", "ollama": "llama:8b", "openai": "gpt-fake"}  # noqa: RUF012 - the same for all
+
+    def play(self, kind: str, script: Script) -> None:
+        if kind in self.fakes:
+            self.fakes[kind].play(script)
+
+    def asked(self, kind: str) -> dict[str, Any]:
+        return self.fakes[kind].questions[-1].body
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    everything = FakeModel("llama:8b", capabilities=("completion", "tools", "vision", "thinking", "embedding"))
+    fakes: dict[str, FakeServer] = {
+        "ollama": FakeOllama([everything]),
+        "openai": FakeOpenAI(["gpt-fake"], key="sesame-key"),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(running(*fakes.values()))
+        config = {
+            "models": {"builtin": False, "echo": {"parrot": {"echo_prompt": True}}},
+            "memory": {"gpus": False},
+            "routing": {"retry_floor": 100},
+            "nodes": [
+                {"name": "studio", "url": fakes["ollama"].url},
+                {"name": "cloud", "kind": "openai", "url": f"{fakes['openai'].url}/v1", "key": "env:CLOUD_KEY"},
+            ],
+        }
+        folder = stack.enter_context(short_folder())
+        server = start_server(folder, config, environment={"CLOUD_KEY": "sesame-key"})
+        try:
+            yield World(asyncio.run(ready(server)), fakes)
+        finally:
+            asyncio.run(stopped(server))
+
+
+@pytest.fixture(autouse=True)
+def _well(request: pytest.FixtureRequest) -> None:
+    if "world" not in request.fixturenames:
+        return
+    world: World = request.getfixturevalue("world")
+    for fake in world.fakes.values():
+        fake.play(Script())
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{world.server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def llama(world: World) -> Iterator[ollama.Client]:
+    with native_client(world.server) as made:
+        yield made
+
+
+@contextmanager
+def native_client(server: Server) -> Iterator[ollama.Client]:
+    made = ollama.Client(host=server.url)
+    try:
+        yield made
+    finally:
+        made._client.close()  # it has no other way
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_openai_plain(world: World, client: openai.OpenAI, kind: str) -> None:
+    answer = client.chat.completions.create(model=world.models[kind], messages=ASK)
+
+    assert answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_openai_streamed(world: World, client: openai.OpenAI, kind: str) -> None:
+    plain = client.chat.completions.create(model=world.models[kind], messages=ASK)
+    stream = client.chat.completions.create(
+        model=world.models[kind], messages=ASK, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == plain.choices[0].message.content
+    assert [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason] == ["stop"]
+    assert chunks[-1].usage is not None
+    assert {chunk.model for chunk in chunks} == {world.models[kind]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_ollama_chat(world: World, llama: ollama.Client, kind: str, streamed: bool) -> None:
+    given = llama.chat(model=world.models[kind], messages=ASK, stream=streamed)  # type: ignore[call-overload]
+    parts = list(given) if streamed else [given]
+
+    assert "".join(part.message.content or "" for part in parts)
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert parts[-1].done_reason == "stop"
+    assert parts[-1].eval_count
+    assert parts[-1].total_duration
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_ollama_generate(world: World, llama: ollama.Client, kind: str, streamed: bool) -> None:
+    given = llama.generate(model=world.models[kind], prompt="Hello", stream=streamed)  # type: ignore[call-overload]
+    parts = list(given) if streamed else [given]
+
+    assert "".join(part.response for part in parts)
+    assert parts[-1].done_reason == "stop"
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_tool_call_keeps_its_name_and_arguments(
+    world: World, client: openai.OpenAI, llama: ollama.Client, kind: str
+) -> None:
+    world.play(kind, Script(tool=Tool("get_weather", {"city": "台北"})))
+    model = world.models[kind]
+
+    plain = client.chat.completions.create(model=model, messages=ASK, tools=[WEATHER]).choices[0]
+    stream = client.chat.completions.create(model=model, messages=ASK, tools=[WEATHER], stream=True)
+    pieces = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    native = llama.chat(model=model, messages=ASK, tools=[WEATHER])
+    parts = list(llama.chat(model=model, messages=ASK, tools=[WEATHER], stream=True))
+
+    assert plain.finish_reason == "tool_calls"
+    assert plain.message.tool_calls
+    call = plain.message.tool_calls[0]
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "台北"})
+    arguments = "".join((piece.function.arguments or "") if piece.function else "" for piece in pieces)
+    assert json.loads(arguments) == {"city": "台北"}
+    assert pieces[0].id
+    assert native.message.tool_calls
+    assert native.message.tool_calls[0].function.arguments == {"city": "台北"}
+    assert [call.function.name for part in parts for call in part.message.tool_calls or ()] == ["get_weather"]
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_thinking_is_told_apart_from_the_answer(
+    world: World, client: openai.OpenAI, llama: ollama.Client, kind: str
+) -> None:
+    world.play(kind, Script(thinking="Let me see.", tokens=("Yes",)))
+    model = world.models[kind]
+
+    message = client.chat.completions.create(model=model, messages=ASK, reasoning_effort="low").choices[0].message
+    native = llama.chat(model=model, messages=ASK, think=True)
+
+    assert (message.content, cast(Any, message).reasoning_content) == ("Yes", "Let me see.")
+    assert (native.message.content, native.message.thinking) == ("Yes", "Let me see.")
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_schema_reaches_the_node_in_its_own_dialect(
+    world: World, client: openai.OpenAI, llama: ollama.Client, kind: str
+) -> None:
+    model = world.models[kind]
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "who", "schema": SCHEMA}}
+    client.chat.completions.create(model=model, messages=ASK, response_format=wanted)
+    by_openai = world.asked(kind)
+    llama.chat(model=model, messages=ASK, format=SCHEMA)
+    by_ollama = world.asked(kind)
+
+    for body in (by_openai, by_ollama):
+        sent = body["format"] if kind == "ollama" else body["response_format"]["json_schema"]["schema"]
+        assert sent == SCHEMA
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_options_reach_the_node_under_its_own_names(
+    world: World, client: openai.OpenAI, llama: ollama.Client, kind: str
+) -> None:
+    model = world.models[kind]
+    client.chat.completions.create(model=model, messages=ASK, temperature=0.25, max_tokens=9, stop=["x"], seed=3)
+    by_openai = world.asked(kind)
+    options = {"temperature": 0.25, "num_predict": 9, "stop": ["x"], "seed": 3}
+    llama.chat(model=model, messages=ASK, options=options, keep_alive="10m")
+    by_ollama = world.asked(kind)
+
+    names = ("temperature", "num_predict" if kind == "ollama" else "max_tokens", "stop", "seed")
+    for body in (by_openai, by_ollama):
+        told = body["options"] if kind == "ollama" else body
+        assert [told[name] for name in names] == [0.25, 9, ["x"], 3]
+    assert by_ollama.get("keep_alive") == (600 if kind == "ollama" else None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_length_that_ran_out_is_told_as_such(
+    world: World, client: openai.OpenAI, llama: ollama.Client, kind: str
+) -> None:
+    world.play(kind, Script(tokens=("Hello",), finish="length"))
+    model = world.models[kind]
+
+    choice = client.chat.completions.create(model=model, messages=ASK, max_tokens=1).choices[0]
+    native = llama.chat(model=model, messages=ASK, options={"num_predict": 1})
+
+    assert choice.finish_reason == "length"
+    assert native.done_reason == "length"
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_embeddings_in_both_dialects(world: World, client: openai.OpenAI, llama: ollama.Client, kind: str) -> None:
+    model = world.models[kind]
+
+    vectors = client.embeddings.create(model=model, input=["a", "bcd"])
+    native = llama.embed(model=model, input=["a", "bcd"])
+
+    assert [one.embedding[0] for one in vectors.data] == [1.0, 3.0]
+    assert [vector[0] for vector in native.embeddings] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("500", 502, "upstream_error"),
+        ("429", 429, "upstream_rate_limited"),
+        ("503", 503, "upstream_overloaded"),
+        ("html", 502, "upstream_invalid_response"),
+        ("redirect", 502, "upstream_invalid_response"),
+        ("invalid-utf8", 502, "upstream_invalid_response"),
+        ("endless-line", 502, "upstream_invalid_response"),
+        ("401", 502, "upstream_refused_key"),
+    ],
+)
+def test_what_goes_wrong_there_is_a_typed_error_here(kind: str, fault: str, status: int, code: str) -> None:
+    """Each with a server of its own: a node that has just failed is left alone for a while."""
+    fake: FakeServer = FakeOllama(["m"]) if kind == "ollama" else FakeOpenAI(["m:latest"])
+    with ExitStack() as stack:
+        stack.enter_context(running(fake))
+        nodes = [{"name": "one", "kind": kind, "url": fake.url, "look_s": 3600}]
+        server = start_server(stack.enter_context(short_folder()), {"models": {"builtin": False}, "nodes": nodes,
+                                                                    "memory": {"gpus": False}})  # fmt: skip
+        try:
+            asyncio.run(ready(server))
+            fake.play(FAULTS[fault])
+            made = stack.enter_context(openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0))
+            with pytest.raises(openai.APIStatusError) as caught:
+                made.chat.completions.create(model="m", messages=ASK)
+            with native_client(server) as llama, pytest.raises(ollama.ResponseError) as native:
+                llama.chat(model="m", messages=ASK)
+
+            assert (caught.value.status_code, caught.value.code) == (status, code)
+            assert native.value.error
+            assert fake.url not in str(caught.value)
+        finally:
+            asyncio.run(stopped(server))
