@@ -7,15 +7,18 @@ It knows neither how a figure was found nor what happens to whoever is asked: he
 
 from __future__ import annotations
 
-import zlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from statistics import median
 from typing import Literal
 
 from modelyard.types.model import Pick
+
+from .turns import Turns
+
+__all__ = ["Ranked", "Standing", "Strategy", "Turns", "Usable", "expected_seconds", "rank", "work_tokens"]
 
 Strategy = Literal["best", "round_robin", "weighted", "least_busy"]
 
@@ -33,7 +36,6 @@ ERROR_RATIO_MAX = 0.9
 AFFINITY_S = 0.5  # what a cached beginning is worth even if it is short
 AFFINITY_S_MAX = 5.0  # the load guard: no cache is worth a longer wait
 EQUAL_S, EQUAL_RATIO = 0.1, 0.1  # closer than our figures are exact
-GROUPS_MAX = 1000
 
 
 class Usable(IntEnum):
@@ -83,65 +85,6 @@ def work_tokens(prompt_tokens: int, answer_tokens: int) -> int:
     400
     """
     return answer_tokens + round(prompt_tokens * PROMPT_TOKEN_WORK)
-
-
-@dataclass(slots=True, eq=False)
-class _Group:
-    credit: dict[str, float] = field(default_factory=dict)  # requests each is owed; they add up to about 0
-    ramp: dict[str, float] = field(default_factory=dict)  # requests a candidate in slow start may still have
-
-
-class Turns:
-    """Whose turn it is among equals, per group: smooth weighted round robin. Forgets the groups unused for longest."""
-
-    __slots__ = ("_groups", "_groups_max")
-
-    def __init__(self, groups_max: int = GROUPS_MAX) -> None:
-        self._groups: OrderedDict[str, _Group] = OrderedDict()
-        self._groups_max = groups_max
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def keep_only(self, group: str, names: Sequence[str]) -> None:
-        """Forget what others of this group were owed."""
-        found = self._group(group)
-        for owed in (found.credit, found.ramp):
-            for gone in owed.keys() - set(names):
-                del owed[gone]
-
-    def next(self, group: str, weights: Mapping[str, float]) -> str:
-        """Who has the turn; each gets its weight's part of the turns it takes part in, without bursts.
-
-        Credit counts requests, not weights, so an edited weight is not held up by what was owed under the old one.
-        """
-        credit, total = self._group(group).credit, sum(weights.values())
-        for name, weight in weights.items():
-            # New groups start at different members: else the first request for each of fifty models goes to one node.
-            start = zlib.crc32(f"{group}\0{name}".encode()) * 1e-13
-            credit[name] = credit.get(name, start) + weight / total
-        chosen = max(weights, key=lambda name: credit[name])
-        credit[chosen] -= 1.0
-        return chosen
-
-    def may_ramp(self, group: str, name: str, part: float) -> bool:
-        """Whether a candidate in slow start may have this request, if no more than `part` of all are for it."""
-        ramp = self._group(group).ramp
-        ramp[name] = min(1.0, ramp.get(name, 0.0) + part)
-        return ramp[name] >= 1.0
-
-    def ramped(self, group: str, name: str) -> None:
-        """It got the request."""
-        ramp = self._group(group).ramp
-        if name in ramp:
-            ramp[name] -= 1.0
-
-    def _group(self, group: str) -> _Group:
-        found = self._groups.setdefault(group, _Group())
-        self._groups.move_to_end(group)
-        if len(self._groups) > self._groups_max:
-            self._groups.popitem(last=False)
-        return found
 
 
 def rank(
@@ -291,9 +234,8 @@ class _Asking:
     def _worth_s(self, one: Standing) -> float:
         if not one.is_favoured:
             return 0.0
-        return min(
-            AFFINITY_S + work_tokens(self.prompt_tokens, 0) / (one.tokens_per_s or TOKENS_PER_S_GUESS), AFFINITY_S_MAX
-        )
+        speed = one.tokens_per_s or TOKENS_PER_S_GUESS
+        return min(AFFINITY_S + work_tokens(self.prompt_tokens, 0) / speed, AFFINITY_S_MAX)
 
     def _reason(self, first: Standing, tier: Sequence[Standing], *, are_equal: bool) -> str:
         warm = [one for one in tier if _is_warm(one)]
