@@ -14,6 +14,7 @@ from modelyard.errors import InsufficientMemory, ModelNotFound, QueueFull
 from modelyard.gateway.keys import Caller, Right
 from modelyard.providers.deadlines import Deadlines
 from tests.providers.fake_worker import DONE, HEAD, Step, delta, event, until, usage
+from tests.support.counts import PROVE
 
 from .data_plane import data_plane
 
@@ -312,7 +313,7 @@ async def test_a_cut_answer_is_never_done() -> None:
     complete = [HEAD, delta(content="Hello"), delta("stop"), usage(), DONE]
     wire = b"".join(part for part in complete[1:] if isinstance(part, bytes))
     async with data_plane(deadlines=Deadlines(exit_news_s=0.001)) as plane:
-        for end in range(0, len(wire) - len(b"\n\n"), 7):
+        for end in range(0, len(wire) - len(b"\n\n"), 1 if PROVE else 7):
             steps: list[Step] = [HEAD + wire[:end]]
             plane.worker.script = lambda _body, steps=steps: steps  # type: ignore[misc]
             streamed = await plane.ask(CHAT, "/api/chat")
