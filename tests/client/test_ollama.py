@@ -306,7 +306,7 @@ async def test_an_answer_that_is_none_is_an_error(kind: str, answer: Any) -> Non
 )  # fmt: skip
 async def test_a_stream_that_is_none_is_an_error(kind: str, part: bytes) -> None:
     with scripted(generate=stream({"response": "a"}, part, then=silence)) as server:
-        async with opened(kind, server.url) as ask:
+        async with opened(kind, server.url, timeout=DEADLINE_S) as ask:
             with pytest.raises(OllamaServiceError, match="no answer of Ollama's"):
                 await ask("generate", "m", "?", stream=True)
             assert server.left.wait(DEADLINE_S)
@@ -314,7 +314,7 @@ async def test_a_stream_that_is_none_is_an_error(kind: str, part: bytes) -> None
 
 async def test_an_endless_body_is_not_read_to_its_end(kind: str) -> None:
     with scripted(tags=stream(*[b"x" * 1024**2] * 65, then=silence)) as server:
-        async with opened(kind, server.url) as ask:
+        async with opened(kind, server.url, timeout=DEADLINE_S) as ask:
             with pytest.raises(OllamaServiceError, match="more than"):
                 await ask("list_models")
             assert server.left.wait(DEADLINE_S)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from modelyard.client import OllamaConnectionError, OllamaService, OllamaServiceError, OllamaStream, SyncOllamaService
 from modelyard.client.ollama_settings import get_settings
@@ -98,17 +99,19 @@ async def test_a_connection_the_server_closed_meanwhile_is_not_used_again(kind: 
     assert len(server.asked) == 3
 
 
+@pytest.mark.usefixtures("no_logs_set_up")
 async def test_all_connections_in_use_is_an_error_that_says_so_and_is_not_tried_again() -> None:
     with scripted(generate=ENDLESS) as server:
         async with AsyncExitStack() as stack:
-            service = await stack.enter_async_context(OllamaService(server.url, timeout=0.3, max_connections=1))
+            service = OllamaService(server.url, timeout=0.3, max_connections=1, retries=AT_ONCE)
+            await stack.enter_async_context(service)
             for _ in range(2):
                 await stack.enter_async_context(await service.generate("m", "?", stream=True))
-            with pytest.raises(OllamaConnectionError, match=r"in use for 0\.3 s") as caught:
+            with capture_logs() as logs, pytest.raises(OllamaConnectionError, match=r"in use for 0\.3 s") as caught:
                 await service.generate("m", "?")
 
     assert "max_connections" in caught.value.suggestions[0]
-    assert len(server.asked) == 2
+    assert [one["trouble"] for one in logs] == ["busy"]
 
 
 # Leaving.

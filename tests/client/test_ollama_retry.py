@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from modelyard.client import OllamaConnectionError, OllamaServiceError, Retries, ollama_transport
 from modelyard.client.ollama_questions import TAGS
 from tests.client.ollama_script import (
+    DEADLINE_S,
     Act,
     hang_up,
     head,
@@ -143,6 +144,15 @@ async def test_health_is_looked_at_again_after_silence(kind: str) -> None:
             assert await ask("health_check")
 
     assert len(server.asked) == 2
+
+
+async def test_health_does_not_wait_as_long_as_a_generation_may(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_transport, "HEALTH_S", SHORT_S)
+    with scripted(version=silence) as server:
+        async with opened(kind, server.url, timeout=DEADLINE_S) as ask:
+            assert not await ask("health_check")
+
+    assert len(server.asked) == 3  # the first would still be waiting
 
 
 async def test_silence_in_the_middle_of_a_generation_ends_it(kind: str) -> None:
