@@ -81,7 +81,11 @@ class Visit:
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
-        await self.writer.drain()
+        try:
+            await self.writer.drain()
+        except ConnectionError:  # it left while there was more to come
+            self.script.left.set()
+            raise
 
     async def until_left(self) -> None:
         """Until the client is gone."""
