@@ -281,6 +281,16 @@ async def test_a_server_that_is_busy_or_wants_a_key_says_what_to_do(kind: str) -
     assert "key=" in keyless.value.suggestions[0]
 
 
+async def test_what_the_server_suggests_is_passed_on(kind: str) -> None:
+    told = {"error": "too long", "code": "context_length_exceeded", "suggestions": ["Send less.", "{url.__class__}"]}
+    with scripted(generate=plain(told, status=400)) as server:
+        async with opened(kind, server.url) as ask:
+            with pytest.raises(OllamaServiceError, match="400: too long") as caught:
+                await ask("generate", "m", "?")
+
+    assert caught.value.suggestions == ("Send less.",)
+
+
 HTML = b"<!DOCTYPE html><html>Log in</html>"
 
 

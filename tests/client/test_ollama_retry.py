@@ -140,7 +140,7 @@ async def test_after_silence_only_a_look_is_tried_again(kind: str, call: Call, a
 
 async def test_health_is_looked_at_again_after_silence(kind: str) -> None:
     with scripted(version=[silence, plain({"version": "1"})]) as server:
-        async with opened(kind, server.url, timeout=SHORT_S) as ask:
+        async with opened(kind, server.url, timeout=1.0) as ask:
             assert await ask("health_check")
 
     assert len(server.asked) == 2

@@ -25,6 +25,7 @@ from modelyard.errors import (
 Value = TypeVar("Value")
 BODY_BYTES_MAX = 64 * 1024**2
 TEXT_CHARS_MAX = 2000
+ADVICE_COUNT_MAX = 10
 # In every language: programs look for these words.
 OUT_OF_MEMORY = N_("記憶體不足 (OOM)：{problem}")
 _MODEL_CODES = ("model_not_found", "upstream_model_missing")  # a server of ours says which 404 it is
@@ -96,11 +97,14 @@ class Reply:
         names_model = body.get("code") in _MODEL_CODES if "code" in body else "model" in problem.lower()
         if self._status == 404 and self.question.model and names_model:
             return OllamaModelNotFoundError(url=self.url, model=self.question.model, problem=problem)
+        advice = _advice(body)
         if is_oom_error(problem):
-            return OllamaError(OUT_OF_MEMORY, hints=_MEMORY_HINTS, problem=problem, url=self.url, status=self._status)
+            return OllamaError(
+                OUT_OF_MEMORY, hints=advice or _MEMORY_HINTS, problem=problem, url=self.url, status=self._status
+            )
         return OllamaServiceError(
             N_("{url} answered with status {status}: {problem}"),
-            hints=_HINTS.get(self._status),
+            hints=advice or _HINTS.get(self._status, () if problem else None),
             url=self.url, status=self._status, problem=problem or f"{self.question.path} is not served as Ollama does",
         )  # fmt: skip
 
@@ -181,6 +185,13 @@ _HINTS = {
     403: (N_("The server does not serve this address or this key."),),
     503: (N_("The server is busy: try again in a moment."),),
 }
+
+
+def _advice(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a server of ours suggests. Its words are no templates to fill."""
+    told = body.get("suggestions")
+    lines = [_shown(str(one)) for one in told[:ADVICE_COUNT_MAX]] if isinstance(told, list) else []
+    return tuple(line for line in lines if line and "{" not in line)
 
 
 def _words(error: object) -> str:
