@@ -266,6 +266,18 @@ async def test_closing_the_service_ends_its_streams() -> None:
             _ = [text async for text in pieces]
 
 
+async def test_closing_the_service_fails_the_calls_that_wait_and_none_is_asked_again() -> None:
+    with scripted(generate=silence, tags=silence) as server:
+        service = OllamaService(server.url, retries=AT_ONCE)
+        calls = [asyncio.create_task(call) for call in (service.generate("m", "?"), service.list_models())]
+        assert await until(server, lambda: len(server.asked) == 2)
+        await service.close()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(one) for one in found] == [OllamaServiceError] * 2
+    assert len(server.asked) == 2
+
+
 async def test_two_generations_at_once_do_not_mix() -> None:
     with scripted(generate=[stream({"response": name}, {"response": name}, DONE) for name in ("a", "b")]) as server:
         async with OllamaService(server.url) as service:
