@@ -39,7 +39,7 @@ LOGGED_ONLY = {"node.stopping"}
 def documented_routes() -> dict[tuple[str, str], frozenset[str]]:
     found = {}
     for cells in rows(API):
-        if cells[0] in ("GET", "POST", "DELETE", "PUT", "PATCH") and len(cells) == 4:
+        if cells[0] in ("GET", "POST", "DELETE", "PUT") and len(cells) == 4:
             found[cells[0], cells[1].strip("`")] = frozenset(cells[2].split(" or ")) - {"public"}
     return found
 

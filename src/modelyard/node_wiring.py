@@ -40,7 +40,7 @@ def node_rules(given: NodeSettings) -> NodeRules:
     """What counts about a node at every request."""
     return NodeRules(
         given.name, given.kind, given.url, given.weight, given.draining, given.slots or 0, given.models, given.look_s,
-        given.health_timeout_s, shares_devices=bool(given.devices),
+        given.health_timeout_s, given.kind == "ollama" or given.continues, shares_devices=bool(given.devices),
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def node_parts(given: NodeSettings, settings: Settings, clock: Clock, fleet: Fle
         if given.devices:
             provider = LeasedProvider(provider, leases, clock, queue_s=deadlines.queue_s)
     else:
-        dialect = OpenAIDialect(given.extra_options, given.new_token_limit)
+        dialect = OpenAIDialect(given.extra_options, given.new_token_limit, given.continues)
         provider = OpenAIProvider(given.name, data, clock, deadlines, key=key, dialect=dialect)
         eye = OpenAIControl(given.name, control, key=key, connect_s=given.connect_s)
 

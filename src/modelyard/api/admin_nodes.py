@@ -39,7 +39,7 @@ def add_nodes(api: FastAPI, nodes: NodeOperations) -> None:
         """One other node as last seen."""
         return json_answer(asdict(nodes.one(name)))
 
-    @api.patch("/admin/nodes/{name}", responses={200: {"model": FleetNodeStatus}})
+    @api.post("/admin/nodes/{name}/edit", responses={200: {"model": FleetNodeStatus}})
     async def edit(name: str, caller: By, body: NodeBody) -> Response:
         """Change a node's weight, or drain it. Counts from the next request on; no answer is cut."""
         return json_answer(asdict(nodes.edit(caller, name, weight=body.weight, draining=body.draining)))

@@ -107,7 +107,7 @@ def _admin_routes(guard: Guard, operations: Operations) -> list[Route]:
         admin("/admin/config", "GET", Right.ADMIN),
         admin("/admin/nodes", "GET", Right.READ),
         admin("/admin/nodes/{name}", "GET", Right.READ),
-        admin("/admin/nodes/{name}", "PATCH", Right.ADMIN),
+        admin("/admin/nodes/{name}/edit", "POST", Right.ADMIN),
         admin("/admin/nodes/{name}/check", "POST", Right.ADMIN),
         admin("/admin/models/rescan", "POST", Right.ADMIN),
         admin("/admin/models/{name:path}/load", "POST", Right.ADMIN),

@@ -140,7 +140,7 @@ class YardClient:
         """Change what a node should do; it counts from the next request on."""
         changed = {"weight": weight, "draining": draining}
         body = {key: value for key, value in changed.items() if value is not None}
-        return convert(self._ask("PATCH", f"/admin/nodes/{_node_path(name)}", body), FleetNodeStatus, self.url)
+        return convert(self._ask("POST", f"/admin/nodes/{_node_path(name)}/edit", body), FleetNodeStatus, self.url)
 
     def check_node(self, name: str) -> FleetNodeStatus:
         """Have a node looked at now, and tell how it is."""

@@ -99,6 +99,11 @@ class NodeSettings(Section):
     new_token_limit: bool = Field(
         default=False, description="It wants `max_completion_tokens` in place of `max_tokens`."
     )
+    continues: bool = Field(
+        default=False,
+        description="An OpenAI-compatible server that continues an assistant turn (vLLM's `continue_final_message`): "
+        "may then take over answers that broke off. Ollama servers always can.",
+    )
     ca_file: Path | None = Field(default=None, description="Certificates it is trusted by, in place of the system's.")
     fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = Field(
         default=None, description="SHA-256 of its certificate, in hexadecimal digits: only that one is trusted."

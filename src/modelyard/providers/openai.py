@@ -43,6 +43,7 @@ class OpenAIDialect:
 
     extra_options: bool = True  # sampling fields beyond OpenAI's own may be sent
     new_token_limit: bool = False  # `max_completion_tokens` in place of `max_tokens`
+    continues: bool = False  # it goes on from an assistant's turn that comes last, asked in vLLM's way
 
 
 class _Vector(msgspec.Struct):
@@ -141,6 +142,8 @@ def encode(request: InferenceRequest, name: str, dialect: OpenAIDialect) -> byte
     max_tokens = request.max_tokens
     if dialect.new_token_limit and max_tokens is not None and request.is_chat:
         options["max_completion_tokens"], max_tokens = max_tokens, None
+    if dialect.continues and request.messages and request.messages[-1].role == "assistant":
+        options |= {"continue_final_message": True, "add_generation_prompt": False}
     if request.suffix:
         options["suffix"] = request.suffix
     return encode_request(replace(request, model=name, options=options, max_tokens=max_tokens, think=None, suffix=None))

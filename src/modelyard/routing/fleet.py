@@ -23,7 +23,7 @@ from modelyard.types.model import Model
 from .attempt import Attempt
 from .cooldown import Cooldowns, Trial
 from .failures import Failure, failure_of
-from .health import HealthRules, NodeHealth
+from .health import IN_ROTATION, HealthRules, NodeHealth
 from .node import FleetNode, NodeParts, NodeRules
 
 RETRY_AFTER_S = 5.0  # told where nobody knows when a node comes back
@@ -86,6 +86,11 @@ class Fleet:
         node.health.rules = replace(node.health.rules, look_s=rules.look_s)
         if node.look is not None:
             self._offer(node, node.look)
+
+    def continues(self, model: Model) -> bool:
+        """Whether whoever has this copy can go on from the middle of an answer."""
+        node = self.nodes.get(model.node)
+        return node.rules.continues if node is not None else model.engine == "llamacpp"
 
     def node(self, name: str) -> FleetNode:
         """The node of that name, or `NodeNotFound`."""
@@ -193,6 +198,8 @@ class Fleet:
     def tell_health(self, node: FleetNode, before: Health, problem: str = "") -> None:
         state = node.health.state
         if state is not before:
+            if state in IN_ROTATION and before not in IN_ROTATION:
+                self.cooldowns.recovered(node.name, self._now())
             _log.info("node.health", node=node.name, health=state.value, before=before.value, problem=problem)
             self._tell("node.health", node.name, health=state.value, before=before.value, reason=node.health.reason)
 

@@ -36,6 +36,7 @@ class NodeRules:
     models: tuple[str, ...] = ()  # names or patterns of those that are offered; none given: all
     look_s: float = 10.0
     health_timeout_s: float = 10.0  # for one look or probe
+    continues: bool = False  # it can go on from the middle of an assistant's turn
     shares_devices: bool = False  # its models are entries of our ledger
 
     def offers(self, model: Model) -> bool:

@@ -32,6 +32,7 @@ from modelyard.types.model import Candidates, Model
 
 from .affinity import Affinities, affinity_key
 from .attempt import Attempt
+from .continuation import Continuing, is_continuable
 from .failures import may_try_another
 from .fleet import Fleet
 from .ranking import Ranked, Strategy, Turns, rank
@@ -106,7 +107,7 @@ class Router:
         async with AsyncExitStack() as stack:
 
             async def asked(model: Model) -> ChunkStream:
-                return await self._begun(stack, model, request, wanted, ticket)
+                return await self._begun(stack, candidates, model, request, wanted, ticket)
 
             yield await self._tried(candidates, wanted, ticket, asked)
 
@@ -135,9 +136,40 @@ class Router:
                 return answer
 
     async def _begun(
-        self, stack: AsyncExitStack, model: Model, request: InferenceRequest, wanted: Wanted, ticket: Ticket
+        self,
+        stack: AsyncExitStack,
+        candidates: Candidates,
+        model: Model,
+        request: InferenceRequest,
+        wanted: Wanted,
+        ticket: Ticket,
     ) -> ChunkStream:
         """One attempt up to its first content. From there on it belongs to the caller's stack, whatever comes."""
+        chunks, own = await self._opened(model, request, wanted, ticket)
+        if not self.rules.continue_streams or not is_continuable(request):
+            stack.push_async_exit(own)
+            return chunks
+
+        async def move_on(rest: InferenceRequest, cause: YardError) -> tuple[ChunkStream, AsyncExitStack] | None:
+            asked.add(ticket.model)
+            others = [one for one in candidates.models if one.name not in asked and self._fleet.continues(one)]
+            ranked = self._ranked(Candidates(candidates.name, tuple(others), candidates.pick), wanted, "", {})
+            if not ranked or not self.budget.take(self._clock.monotonic()):
+                return None
+            chosen = next(one for one in others if one.name == ranked[0].standing.model)
+            _log.info("route.continued", node=chosen.node or "local", model=chosen.name, code=cause.code)
+            self._note(ticket, chosen, ranked)
+            return await self._opened(chosen, rest, wanted, ticket)
+
+        asked: set[str] = set()
+        continuing = Continuing(request, ticket, chunks, own, move_on)
+        stack.push_async_exit(continuing.__aexit__)
+        return continuing
+
+    async def _opened(
+        self, model: Model, request: InferenceRequest, wanted: Wanted, ticket: Ticket
+    ) -> tuple[ChunkStream, AsyncExitStack]:
+        """One attempt up to its first content, and what ends it."""
         async with AsyncExitStack() as own:
             attempt = own.enter_context(self._attempt(model, wanted, ticket))
             try:
@@ -145,15 +177,16 @@ class Router:
                 first = await first_content(chunks)
             except asyncio.CancelledError:
                 error = ticket.interrupted_by  # a deadline of ours for this node, perhaps: then another may be asked
-                if error is None or not model.node or not self._may_go_on(error, model, ticket):
+                is_late = error is not None and may_try_another(error, retry_on_timeout=self.rules.retry_on_timeout)
+                if error is None or not model.node or not is_late:
                     raise
                 if not ticket.reprieve():
                     raise
                 raise error from None
             if attempt is not None:
                 attempt.began(self._clock.monotonic())
-            stack.push_async_exit(own.pop_all())
-        return Begun(first, chunks)
+            return Begun(first, chunks), own.pop_all()
+        raise AssertionError("nothing in the block is swallowed")
 
     def _attempt(self, model: Model, wanted: Wanted, ticket: Ticket) -> AbstractContextManager[Attempt | None]:
         """Of a local model residency keeps account."""

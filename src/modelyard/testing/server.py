@@ -153,7 +153,9 @@ class FakeServer:
             self._queue += [(script, model)] * (times or 1)
 
     async def start(self) -> None:
-        """Listen, again if it was stopped: on the same port."""
+        """Listen, again if it was stopped: on the same port. Nothing happens if it does."""
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._serve, self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
