@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from modelyard.errors import BadRequest
 from modelyard.units import parse_duration
 
-from .playing import play_tokens
+from .playing import play_tokens, play_whole
 from .script import Script
 from .server import FakeServer, Recorded, Reply
 
@@ -203,7 +203,8 @@ class FakeOllama(FakeServer):
     async def _whole(self, request: Recorded, reply: Reply) -> None:
         script, tokens = reply.script, reply.script.pieces(request.number)
         piece = _call(script) if script.tool is not None else _piece(request, "".join(tokens), thinking=script.thinking)
-        await reply.json({**self._head(request.body), **piece, **_end(script, tokens)})
+        value = {**self._head(request.body), **piece, **_end(script, tokens)}
+        await play_whole(reply, value, self.refusal(500, script.error))
 
     async def _embed(self, request: Recorded, reply: Reply) -> None:
         given = request.body.get("input", request.body.get("prompt"))

@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Sequence
 
-from .playing import play_tokens
+from .playing import play_tokens, play_whole
 from .script import Script
 from .server import FakeServer, Recorded, Reply
 
@@ -91,7 +91,8 @@ class FakeOpenAI(FakeServer):
             message["reasoning_content"] = script.thinking
         finish = "tool_calls" if script.tool is not None and is_chat else script.finish
         choice = {"index": 0, "finish_reason": finish, **({"message": message} if is_chat else {"text": text})}
-        await reply.json({**self._head(request, ""), "choices": [choice], "usage": self._usage(script, tokens)})
+        value = {**self._head(request, ""), "choices": [choice], "usage": self._usage(script, tokens)}
+        await play_whole(reply, value, self.refusal(500, script.error))
 
     async def _embed(self, request: Recorded, reply: Reply) -> None:
         given = request.body.get("input")

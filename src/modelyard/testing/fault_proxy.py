@@ -42,15 +42,17 @@ class FaultProxy:
         self.connection_count = 0
         self.bytes_back = 0
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        assert self._server is not None, "it listens"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        assert self._port, "it listened"
+        return f"http://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -41,6 +42,29 @@ async def play_tokens(
         await reply.end()
         return False
     return reply.is_open
+
+
+async def play_whole(reply: Reply, value: object, refusal: object) -> None:
+    """Send an answer that is not streamed, with the faults that make sense for one."""
+    script = reply.script
+    body = json.dumps(value).encode()
+    half = body[: len(body) // 2]
+    if await left_within(reply.recorded, script.first_after_s + script.between_s * len(script.tokens)):
+        return
+    if script.error_after is not None:
+        await reply.json(refusal, 500)
+    elif script.stall_after is not None:
+        await reply.head(200, "application/json")
+        await reply.send(half)
+        await reply.stall()
+    elif script.cut_after is not None or script.cut_at is not None:
+        await reply.head(200, "application/json")
+        await reply.send(body if script.cut_at is not None else half)
+        await reply.cut()
+    elif script.malformed_after is not None or script.without_end:
+        await reply.whole(200, "application/json", half)
+    else:
+        await reply.whole(200, "application/json", body)
 
 
 async def left_within(request: Recorded, seconds: float) -> bool:
