@@ -1,12 +1,14 @@
 """How many second attempts there may be: a share of all requests, and always a few. Pure; `now` is monotonic seconds.
 
 So that a fleet that fails is not asked twice as often for it. A balance, as Finagle and Linkerd keep it: every request
-pays in a part of an attempt, every second attempt costs a whole one, and a quiet fleet gets a few back with time.
+pays in a part of an attempt, every second attempt costs a whole one, and a fleet that nobody asks for a while gets a
+few back. While requests come there are never more second attempts than that part of all requests, and the few.
 """
 
 from __future__ import annotations
 
-REFILL_S = 10.0  # for one attempt, up to the floor
+REFILL_S = 10.0  # of quiet, for one attempt, up to the floor
+QUIET_S = 1.0  # shorter pauses are none
 BALANCE_MAX = 50.0  # what a long good time may save up
 
 
@@ -33,5 +35,6 @@ class RetryBudget:
 
     def _refill(self, now: float) -> None:
         if self._at is not None and self._balance < self.floor:
-            self._balance = min(self._balance + max(0.0, now - self._at) / REFILL_S, float(self.floor))
+            quiet_s = max(0.0, now - self._at - QUIET_S)
+            self._balance = min(self._balance + quiet_s / REFILL_S, float(self.floor))
         self._at = now

@@ -87,23 +87,18 @@ class Standings:
         """Cooling down alone keeps at most half of several copies out; of the rest, those that are well otherwise are
         asked, last. A node that named its own time, or is out by its health, is never spared.
         """
-        if len(models) < 2:
-            return frozenset()
-        cooling, out_count = [], 0
+        group, out = [], []
         for model in models:
             node = self._fleet.nodes.get(model.node)
-            if node is None or node.is_draining:
-                continue
-            until = self._fleet.cooldowns.until(node.name, model.name, now)
-            if until and node.health.is_in_rotation(now) and self._fleet.cooldowns.is_guess(node.name, model.name):
-                cooling.append((until, model.name))
-            elif until or not node.health.is_in_rotation(now):
-                out_count += 1
-        too_many = max(0, len(cooling) + out_count - len(models) // 2)
-        return frozenset(name for _until, name in sorted(cooling)[:too_many])
+            group.append((model.node, model.name))
+            if node is not None and not node.is_draining and not node.health.is_in_rotation(now):
+                out.append(group[-1])
+        return self._fleet.cooldowns.spared(group, out, now)
 
     def _usable(self, node: FleetNode, model: Model, now: float) -> tuple[Usable, str]:
-        """(1) Told to rest. (2) Cooling down, or its one trial is under way. (3) Out. (4) As its health says."""
+        """(1) Told to rest. (2) Cooling down, or its one trial is under way. (3) One request finds out what nothing
+        else can: whoever comes last would never be asked while others are well. (4) Out. (5) As its health says.
+        """
         health, cooldowns = node.health, self._fleet.cooldowns
         if node.is_draining:  # (1)
             return Usable.NO, "draining"
@@ -115,10 +110,10 @@ class Standings:
             )
         if not cooldowns.may_try(node.name, model.name, now):
             return Usable.NO, "one request finds out whether it is well again"
-        if health.state in (Health.OUT, Health.MISCONFIGURED):  # (3)
+        if health.wants_try(now):  # (3)
+            return Usable.YES, ""
+        if health.state in (Health.OUT, Health.MISCONFIGURED):  # (4)
             return (Usable.TRIAL if health.may_try(now) else Usable.NO), health.reason
-        if cooldowns.is_trial(node.name, model.name):
-            return Usable.TRIAL, ""
-        if health.state is Health.DOUBTFUL:  # (4)
+        if health.state is Health.DOUBTFUL:  # (5)
             return Usable.LAST, health.reason
         return (Usable.YES if health.is_in_rotation(now) else Usable.NO), health.reason
