@@ -29,6 +29,9 @@ class Catalog(Protocol):
     def list(self) -> tuple[Model, ...]: ...
 
 
+HOPS = "x-modelyard-hops"
+
+
 class ModelEndpoints:
     """The list, and one model of it."""
 
@@ -39,10 +42,18 @@ class ModelEndpoints:
         self._details = details
         self._fleet = fleet
 
-    async def models(self, _request: Request, caller: Caller) -> Response:
-        """GET /v1/models: every model this caller may use, and who has it. Told from memory."""
+    async def models(self, request: Request, caller: Caller) -> Response:
+        """GET /v1/models: every model this caller may use, and who has it. Told from memory.
+
+        A server like us is not told what we have from others like us: two that know each other would keep a model
+        alive between them that nobody has any more.
+        """
         places = self._places()
-        found = usable(self._catalog.list(), caller)
+        listed = self._catalog.list()
+        if HOPS in request.headers:
+            passed_on = {node.name for node in self._fleet() if node.is_like_us}
+            listed = tuple(model for model in listed if model.node not in passed_on)
+        found = usable(listed, caller)
         return json_answer({"object": "list", "data": [_entry(name, copies, places) for name, copies in found.items()]})
 
     async def model(self, request: Request, caller: Caller) -> Response:

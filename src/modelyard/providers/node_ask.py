@@ -5,7 +5,7 @@ The caller sets the time. Errors are ours and name the node, never its address o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -38,17 +38,28 @@ class NodeQuestions:
         self._connections, self._connect_s, self._failure = connections, connect_s, failure
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def ask(self, method: str, path: str, kind: type[Value], body: object = None, *, model: str = "") -> Value:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[Value],
+        body: object = None,
+        *,
+        model: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Value:
         """One question, and its answer as a value of this kind."""
-        raw = await self.raw(method, path, body, model=model)
+        raw = await self.raw(method, path, body, model=model, headers=headers)
         try:
             return msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise UpstreamInvalid(provider=self.name, problem="it answered something else than was asked for") from exc
 
-    async def raw(self, method: str, path: str, body: object = None, *, model: str = "") -> bytes:
+    async def raw(
+        self, method: str, path: str, body: object = None, *, model: str = "", headers: Mapping[str, str] | None = None
+    ) -> bytes:
         """One question, and its answer as it came."""
-        async with self._answer(method, path, body, model) as answer:
+        async with self._answer(method, path, body, model, headers) as answer:
             raw = await read_bounded(answer, BODY_BYTES_MAX + 1)
             if len(raw) > BODY_BYTES_MAX:
                 raise UpstreamInvalid(provider=self.name, problem="its answer is too large")
@@ -69,10 +80,14 @@ class NodeQuestions:
                 yield tail
 
     @asynccontextmanager
-    async def _answer(self, method: str, path: str, body: object, model: str) -> AsyncIterator[NodeAnswer]:
+    async def _answer(
+        self, method: str, path: str, body: object, model: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[NodeAnswer]:
         raw = b"" if body is None else orjson.dumps(body)
         try:
-            answer = await self._connections.request(method, path, raw, self._headers, connect_s=self._connect_s)
+            answer = await self._connections.request(
+                method, path, raw, {**self._headers, **(headers or {})}, connect_s=self._connect_s
+            )
             is_complete = False
             try:
                 if not 200 <= answer.status < 300:

@@ -23,6 +23,7 @@ from .openai_wire import AnswerDecoder
 MODELS_COUNT_MAX = 10_000
 CONTEXT_MAX = 1 << 30
 SIZE_BYTES_MAX = 1 << 50
+HOP = {"X-Modelyard-Hops": "1"}  # a server like us then leaves out what it has from others like us: perhaps from us
 IN_MEMORY = ("resident", "draining", "loading")
 # What a server that does not say may be asked for; it refuses what it cannot do.
 ANYTHING = frozenset((
@@ -58,13 +59,14 @@ class OpenAIControl:
 
     async def look(self) -> NodeLook:
         """Its list of models. Raises an `UpstreamError` that says what is wrong with it."""
-        listed = (await self._node.ask("GET", "/v1/models", _List)).data
+        listed = (await self._node.ask("GET", "/v1/models", _List, headers=HOP)).data
         if len(listed) > MODELS_COUNT_MAX:
             raise UpstreamInvalid(provider=self._name, problem=f"it lists over {MODELS_COUNT_MAX} models")
         found = [*self._found(listed)]
         says_state = any(isinstance(entry.modelyard, dict) and "state" in entry.modelyard for entry in listed)
         residents = tuple(one.resident for one in found if one.resident is not None) if says_state else None
-        return NodeLook(models=tuple(one.model for one in found), residents=residents)
+        is_like_us = any(isinstance(entry.modelyard, dict) for entry in listed)
+        return NodeLook(models=tuple(one.model for one in found), residents=residents, is_like_us=is_like_us)
 
     async def probe(self, model: Model) -> None:
         """Have one token made. Raises what is wrong."""

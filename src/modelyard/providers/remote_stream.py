@@ -190,10 +190,10 @@ def yard_headers(ticket: Ticket, now: float) -> dict[str, str]:
     if ticket.is_retry or ticket.has_others or ticket.attempts > 1:
         headers["X-Modelyard-Retry"] = "1"
     if ticket.deadline_at is not None:
-        left_s = ticket.deadline_at - now
-        if left_s <= 0:
+        left_ms = int((ticket.deadline_at - now) * 1000)
+        if left_ms < 1:
             raise DeadlineExceeded(budget_s=round(ticket.deadline_at - ticket.started_at, 3))
-        headers["X-Modelyard-Deadline-Ms"] = str(max(1, int(left_s * 1000)))
+        headers["X-Modelyard-Deadline-Ms"] = str(left_ms)
     return headers
 
 

@@ -18,6 +18,8 @@ from modelyard.errors import (
     BadRequest,
     CapabilityMissing,
     ContextLengthExceeded,
+    DeadlineExceeded,
+    LoopDetected,
     UpstreamError,
     UpstreamInvalid,
     UpstreamLimited,
@@ -64,6 +66,8 @@ def node_failure(
         error = msgspec.json.decode(body, type=_Envelope).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         error = None
+    if isinstance(error, dict) and (told := _of_one_like_us(error.get("code"))) is not None:
+        return told
     match status:
         case 401 | 403:
             return UpstreamRefusedKey(provider=source)
@@ -90,6 +94,8 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
     kind = details.get("type")
     code = details.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else status
+    if (told := _of_one_like_us(code)) is not None:
+        return told
     if kind == "exceed_context_size_error" or code == "context_length_exceeded":
         return _too_long(source, details, text)
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
@@ -99,6 +105,15 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
     failed = UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
     verdict = diagnose(Evidence(text=text))
     return failed if verdict.code == "unknown" else explained(failed, verdict)
+
+
+def _of_one_like_us(code: object) -> YardError | None:
+    """What means the same here as at a server like us that had the request after us."""
+    if code == DeadlineExceeded.code:
+        return DeadlineExceeded(N_("The answer was not complete in the time that the request had."))
+    if code == LoopDetected.code:
+        return LoopDetected(N_("The request came back to a server it had passed: nodes here are nodes of each other."))
+    return None
 
 
 def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:

@@ -192,7 +192,7 @@ class Fleet:
             version=look.version if look is not None else "", residents=tuple(node.residents.values()),
             seen_s_ago=None if node.looked_at is None else now - node.looked_at,
             next_probe_in_s=max(0.0, health.next_look_at(now) - now), cooling=cooling, slots=rules.slots,
-            shares_devices=rules.shares_devices,
+            shares_devices=rules.shares_devices, is_like_us=look is not None and look.is_like_us,
         )  # fmt: skip
 
     def tell_health(self, node: FleetNode, before: Health, problem: str = "") -> None:

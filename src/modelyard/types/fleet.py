@@ -40,6 +40,7 @@ class NodeLook:
     models: tuple[Model, ...] = ()
     residents: tuple[ResidentCopy, ...] | None = None  # None: it does not say what is in memory
     free_bytes: int | None = None  # for models, if it says
+    is_like_us: bool = False  # it may have nodes of its own, and we may be one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,4 @@ class FleetNodeStatus:
     cooling: dict[str, float] = field(default_factory=dict)  # model -> seconds until it is tried again there
     slots: int = 0
     shares_devices: bool = False  # its models are entries of our ledger
+    is_like_us: bool = False
