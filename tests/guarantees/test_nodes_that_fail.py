@@ -26,6 +26,7 @@ def ollamas(*names: str) -> dict[str, FakeServer]:
 async def test_a_node_that_lists_everything_and_makes_no_tokens_goes_out_of_rotation() -> None:
     async with fleet(ollamas("good", "wedged"), NO_LOAD, health_timeout_s=0.5, **QUICK) as yard:
         yard.nodes["wedged"].play(FAULTS["slow-first-token"])
+        await yard.edit("good", weight=0.01)
         answers = [await yard.ask() for _ in range(12)]
         status = await yard.node("wedged")
         later = [await yard.ask() for _ in range(6)]
@@ -42,7 +43,8 @@ async def test_a_node_that_comes_back_gets_work_again() -> None:
     nodes = ollamas("one", "two")
     for node in nodes.values():
         await node.start()
-    async with FaultProxy(nodes["two"].url) as way, fleet(nodes, NO_LOAD, urls={"two": way.url}, **QUICK) as yard:
+    by_turns = {**NO_LOAD, "routing": {"strategy": "weighted"}}  # by default the one that has it in memory would do
+    async with FaultProxy(nodes["two"].url) as way, fleet(nodes, by_turns, urls={"two": way.url}, **QUICK) as yard:
         way.network = Network(is_refusing=True)
         way.cut_all()
         await yard.until("two", health="out")
@@ -53,6 +55,7 @@ async def test_a_node_that_comes_back_gets_work_again() -> None:
         async with asyncio.timeout(30):
             while not seen["two"]:
                 seen[(await yard.ask()).node] += 1
+                await asyncio.sleep(0.01)
 
     assert all(one.is_whole and one.node == "one" for one in down)
     assert seen["two"]

@@ -94,6 +94,8 @@ class NodeHealth:
             return
         self._good_since, self._bad_at = None, now
         self._misses += 1
+        if failure is Failure.CONNECT:
+            self._needs_tokens = False  # nobody listens there: what comes back is another process, without that history
         if failure is Failure.AUTH:
             self._leave(Health.MISCONFIGURED, now, "it does not accept the key")
         elif self.state is Health.UNKNOWN or self._misses >= self.rules.misses:
@@ -122,11 +124,13 @@ class NodeHealth:
             return
         self._bad_at = now
         self._failures += 1
-        self._needs_tokens = self._needs_tokens or (failure in OF_TOKENS and self._failures >= self.rules.failures)
-        why = f"{self._failures} failures in a row, the last: {failure.value}"
+        # One that goes quiet may answer control calls for ever: the first silence is reason enough to doubt it.
+        enough = 1 if failure in (Failure.TIMEOUT, Failure.STALLED) else self.rules.failures
+        self._needs_tokens = self._needs_tokens or (failure in OF_TOKENS and self._failures >= enough)
+        why = f"requests failed, {self._failures} in a row; the last: {failure.value}"
         if self._failures >= 2 * self.rules.failures and self.state is Health.DOUBTFUL:
             self._leave(Health.OUT, now, why)
-        elif self._failures >= self.rules.failures and self.is_in_rotation(now):
+        elif self._failures >= enough and self.is_in_rotation(now):
             self._leave(Health.DOUBTFUL, now, why)
 
     def probed(self, now: float, failure: Failure | None) -> None:
