@@ -179,6 +179,18 @@ def test_a_node_seen_to_be_well_may_be_tried_earlier_but_for_what_a_look_cannot_
     assert one.is_trial("n", "m")
 
 
+def test_a_node_that_can_be_reached_is_not_left_alone_because_it_could_not() -> None:
+    one, silent = some(), some()
+    fail(one, Failure.CONNECT, 3)
+    fail(silent, Failure.STALLED, 2)
+    for each in (one, silent):
+        each.connected("n", START + 1)
+
+    assert one.until("n", "m", START + 1) == 0.0
+    assert one.is_trial("n", "m")
+    assert silent.until("n", "m", START + 1) == START + 5
+
+
 def test_a_node_that_is_gone_is_forgotten() -> None:
     one = some()
     fail(one, Failure.CONNECT, 3)

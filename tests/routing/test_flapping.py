@@ -60,6 +60,8 @@ class World:
         one = self.health[name]
         if self.up[name](self.now):
             one.looked(self.now)
+            if one.wants_try(self.now):
+                self.cooldowns.connected(name, self.now)
         else:
             one.look_failed(Failure.CONNECT, self.now)
         self.note(name)

@@ -107,6 +107,8 @@ class Fleet:
         before = node.health.state
         node.saw(look, now)
         node.health.looked(now)
+        if node.health.wants_try(now):  # else whoever should find out would wait for a time that is over
+            self.cooldowns.connected(node.name, now)
         self._offer(node, look)
         self.tell_health(node, before)
 
