@@ -82,8 +82,8 @@ async def leave(yard: Hops, path: str, *, stream: bool, reset: bool, script: Scr
 
 
 @pytest.mark.parametrize("kind", [FakeOllama, FakeOpenAI])
-async def test_a_client_that_leaves_stops_the_work_at_the_far_end(kind: type[FakeServer]) -> None:
-    async with hops({"far": kind(["m"])}) as yard:  # type: ignore[call-arg]
+async def test_a_client_that_leaves_stops_the_work_at_the_far_end(kind: type[FakeOllama] | type[FakeOpenAI]) -> None:
+    async with hops({"far": kind(["m"])}) as yard:
         for path in ("/v1/chat/completions", "/api/chat"):
             for stream in (True, False):
                 for script in (FOR_EVER, FAULTS["slow-header"], FAULTS["slow-first-token"]):

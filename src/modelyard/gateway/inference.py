@@ -12,7 +12,7 @@ import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 
@@ -22,34 +22,34 @@ from modelyard.errors import (
     InsufficientMemory,
     LoadFailed,
     ModelFileError,
+    ModelNotFound,
     NoNodeAvailable,
     RequestCancelled,
     UpstreamError,
-    UpstreamLimited,
-    UpstreamModelMissing,
-    UpstreamOverloaded,
     UpstreamUnreachable,
     YardError,
 )
 from modelyard.providers.base import ChunkStream
 from modelyard.providers.ticket import Ticket
-from modelyard.types.chat import Chunk, Delta, InferenceRequest, Usage
+from modelyard.types.chat import InferenceRequest, Usage
 from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
 from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
 from .admission import fit_for
 from .keys import Caller
+from .metered import MeteredStream
 from .metrics import Metrics
 from .usage import Usage as UsageRecorder
 
 log = structlog.get_logger()
 
-# It cannot be brought in, or nobody who has it can be asked: another model may answer.
-FALLBACK_CAUSES = (
-    InsufficientMemory, LoadFailed, ModelFileError, NoNodeAvailable, UpstreamUnreachable, UpstreamOverloaded,
-    UpstreamLimited, UpstreamModelMissing,
-)  # fmt: skip
+FALLBACK_CAUSES = (InsufficientMemory, LoadFailed, ModelFileError, NoNodeAvailable, UpstreamUnreachable)
+
+
+def is_for_fallback(error: YardError, ticket: Ticket) -> bool:
+    """Whether another model may answer: this one cannot be brought in, or every node that has it failed."""
+    return isinstance(error, FALLBACK_CAUSES) or (isinstance(error, UpstreamError) and "@" in ticket.model)
 
 
 class Names(Protocol):
@@ -143,11 +143,31 @@ class Inference:
         self, caller: Caller, name: str, request: InferenceRequest | EmbedRequest, ticket: Ticket
     ) -> Candidates:
         """The models that may answer, by their names and by what this caller and this request need."""
-        candidates = self._catalog.candidates(name)
+        try:
+            candidates = self._catalog.candidates(name)
+        except ModelNotFound as missing:  # nobody has it, or nobody was seen to have it
+            candidates = self._replacement(caller, name, request, ticket, missing)
         first = candidates.models[0]
         ticket.model, ticket.engine = first.name if len(candidates.models) == 1 else candidates.name, first.engine
         ticket.role, ticket.priority = self._role_of(name), caller.priority
         return fit_for(caller, candidates, request)
+
+    def _replacement(
+        self,
+        caller: Caller,
+        name: str,
+        request: InferenceRequest | EmbedRequest,
+        ticket: Ticket,
+        missing: ModelNotFound,
+    ) -> Candidates:
+        """The first that stands in for a model that nobody has; the error if none does."""
+        for other in self._fallbacks(name):
+            found = self._stand_in(other, caller, request) if isinstance(request, InferenceRequest) else None
+            if found is not None:
+                ticket.degraded, ticket.fallback_reason = (f"model={found.name}",), missing.code
+                self._metrics.fallbacks.labels(name, found.name, missing.code).inc()
+                return found
+        raise missing
 
     @contextmanager
     def _deadline(self, ticket: Ticket) -> Iterator[None]:
@@ -176,7 +196,9 @@ class Inference:
         """
         try:
             return await stack.enter_async_context(self._router.answer(candidates, request, ticket))
-        except FALLBACK_CAUSES as cause:
+        except YardError as cause:
+            if not is_for_fallback(cause, ticket):
+                raise
             told = ticket.model, ticket.engine
             seen, waiting = {candidates.name}, deque(self._fallbacks(candidates.name))
             while waiting:
@@ -188,7 +210,9 @@ class Inference:
                 ticket.model, ticket.engine, ticket.degraded = first.name, first.engine, (f"model={other.name}",)
                 try:
                     chunks = await stack.enter_async_context(self._router.answer(other, request, ticket))
-                except FALLBACK_CAUSES:
+                except YardError as error:
+                    if not is_for_fallback(error, ticket):
+                        raise
                     waiting.extend(self._fallbacks(other.name))
                     continue
                 ticket.fallback_reason = cause.code
@@ -256,41 +280,3 @@ class Inference:
             )
             for ticket in self._in_flight.values()
         )
-
-
-class MeteredStream:
-    """A stream whose passing is noted on its ticket."""
-
-    __slots__ = ("_chunks", "_clock", "_count_gap", "_ticket")
-
-    def __init__(self, chunks: ChunkStream, ticket: Ticket, clock: Clock, count_gap: Callable[[float], None]) -> None:
-        self._chunks = chunks
-        self._ticket = ticket
-        self._clock = clock
-        self._count_gap = count_gap
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[Chunk]:
-        chunks = await self._chunks.__anext__()
-        ticket = self._ticket
-        content_count = 0
-        for chunk in chunks:
-            if type(chunk) is Delta:
-                content_count += 1
-                if chunk.finish is not None:
-                    ticket.finish = chunk.finish
-                    content_count -= 1
-            elif type(chunk) is Usage:
-                ticket.usage = chunk
-        if content_count:
-            now = self._clock.monotonic()
-            if ticket.answered_at is None:
-                ticket.first_token_at = now
-                ticket.phase = "generating"
-            else:
-                self._count_gap(now - ticket.answered_at)
-            ticket.answered_at = now
-            ticket.output_chunks += content_count
-        return chunks

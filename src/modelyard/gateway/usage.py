@@ -62,11 +62,12 @@ class Usage:
 
     def _count(self, ticket: Ticket, code: str, finish: str, took_s: float, first_token_s: float | None) -> None:
         metrics = self._metrics
-        metrics.outcome(ticket.route, ticket.model, ticket.provider, code, finish).inc()
+        model = ticket.model.partition("@")[0]  # the node has a label of its own
+        metrics.outcome(ticket.route, model, ticket.provider, code, finish).inc()
         metrics.latency(ticket.route).observe(took_s)
         if not ticket.provider:
             return
-        figures = metrics.of_model(ticket.model, ticket.provider)
+        figures = metrics.of_model(model, ticket.provider)
         if ticket.queue_s is not None:
             figures.queue_s.observe(ticket.queue_s)
         if first_token_s is not None:
