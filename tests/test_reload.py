@@ -94,7 +94,11 @@ async def test_a_wrong_file_is_refused_with_its_place_and_the_old_one_stays() ->
         path.write_text(json.dumps({**given, "routing": {"strategie": "best"}}))
         told = await seen(server, "config.reload_refused")
 
+        async with aiohttp.ClientSession() as session, session.get(f"{server.url}/admin/status") as answer:
+            status = await answer.json()
+
         assert "did you mean routing.strategy" in told["problem"]
+        assert status["config_problem"] == told["problem"]
         assert path.name in told["problem"]
         assert await names(server) == {"slow", "other"}
 

@@ -126,6 +126,7 @@ async def running_node(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(live.loaded)},
             nodes=NodeOperations(others.fleet, others.prober.look, others.prober.nudge),
+            config_problem=lambda: config.problem,
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))

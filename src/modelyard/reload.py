@@ -49,6 +49,11 @@ class ConfigWatch:
         self._apply, self._events, self._clock, self._poll_s = apply, events, clock, poll_s
         self._asked = asyncio.Event()
 
+    @property
+    def problem(self) -> str:
+        """Why the configuration as it is now written is not in force; empty if it is."""
+        return self.last.problem if self.last is not None else ""
+
     def ask(self) -> None:
         """Read it again, whether it looks changed or not."""
         self._asked.set()

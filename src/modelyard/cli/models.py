@@ -157,6 +157,9 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
         terminal.say(N_("waiting for {model}: {text}"), model=wait.model, text=wait_text(session, wait))
     for model, problem in status.failures.items():  # it may have ended while it served, too
         terminal.say(N_("{model}: {problem}"), model=model, problem=problem)
+    if status.config_problem:
+        problem = status.config_problem
+        terminal.say(N_("The configuration as it is written is not in force: {problem}"), problem=problem)
     if status.draining:
         terminal.say(N_("The server is shutting down."))
 

@@ -89,6 +89,7 @@ class Operations:
         scan: Callable[[], Sequence[Model]],
         effective_settings: Callable[[], Mapping[str, object]] = dict,
         nodes: NodeOperations | None = None,
+        config_problem: Callable[[], str] = str,
     ) -> None:
         self.events = events
         self.catalog = catalog
@@ -99,6 +100,7 @@ class Operations:
         self._scan = scan
         self._scanning = asyncio.Lock()
         self._effective_settings = effective_settings
+        self._config_problem = config_problem
         self._started_at = clock.wall()
         self._is_started = False
         self._is_draining = False
@@ -147,6 +149,7 @@ class Operations:
             waiting=self._residency.waiting(),
             requests=self._requests.snapshot(),
             failures=dict(self._residency.failures()),
+            config_problem=self._config_problem(),
         )
 
     async def fresh_status(self) -> NodeStatus:

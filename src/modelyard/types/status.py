@@ -104,3 +104,4 @@ class NodeStatus:
     waiting: tuple[WaitStatus, ...] = ()  # in the order in which their models get memory
     requests: tuple[RequestStatus, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)  # model -> why its last load failed
+    config_problem: str = ""  # why the configuration as it is now written is not in force
