@@ -111,7 +111,6 @@ async def running_node(
             return scan_models(live.settings, further)
 
         catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
-        warn_of_unknown_names(settings, catalog)
         recipes = (*engines, Echo(environment), llama := await llamacpp(settings, devices, environment))
         store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
         starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)
@@ -120,7 +119,7 @@ async def running_node(
 
         # The data plane and the control plane.
         metrics = Metrics()
-        others = other_nodes(settings, clock, events, catalog, manager)
+        others = await stack.enter_async_context(other_nodes(settings, clock, events, catalog, manager))
         inference = data_plane(live, clock, metrics, catalog, manager, others.router)
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
@@ -140,6 +139,7 @@ async def running_node(
         applying = Applying(live, clock, catalog, manager, starter, llama, others, door, inference, operations)
         config = ConfigWatch(loaded, applying.apply, events, clock)
         await others.prober.first_looks(FIRST_LOOKS_S)
+        warn_of_unknown_names(settings, catalog)
 
         await stack.enter_async_context(
             working(
@@ -182,10 +182,11 @@ def residency(
     return manager, neighbours
 
 
-def other_nodes(
+@asynccontextmanager
+async def other_nodes(
     settings: Settings, clock: Clock, events: EventBus, catalog: Catalog, manager: ResidencyManager
-) -> Others:
-    """Everybody else who can answer, and the choice among all."""
+) -> AsyncIterator[Others]:
+    """Everybody else who can answer, and the choice among all; connections to them end with the block."""
     fleet = Fleet(clock, catalog, events)
     prober = Prober(fleet, clock)
     fleet.nudge = prober.nudge
@@ -196,7 +197,10 @@ def other_nodes(
         fleet, Standings(fleet, manager.glance, clock), local, clock, rules=routing_rules(settings),
         budget=retry_budget(settings),
     )  # fmt: skip
-    return Others(fleet, prober, router, local)
+    try:
+        yield Others(fleet, prober, router, local)
+    finally:
+        await fleet.close()
 
 
 def data_plane(

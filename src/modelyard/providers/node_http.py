@@ -153,6 +153,7 @@ class NodeConnections:
         self._tls = _tls(address) if address.is_tls else None
         self._idle: deque[tuple[NodeAnswer, float]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, connect_s: float
@@ -177,7 +178,7 @@ class NodeConnections:
 
     def done(self, answer: NodeAnswer, *, is_complete: bool) -> None:
         """An answer is over. Its connection is kept only if what came is complete to its last byte."""
-        if not is_complete or not answer.is_open:
+        if not is_complete or not answer.is_open or self._is_closed:
             answer.close()
         elif answer.is_reusable:
             self._keep(answer)
@@ -187,7 +188,8 @@ class NodeConnections:
             task.add_done_callback(self._ending.discard)
 
     def close(self) -> None:
-        """Hang up on every connection that nobody uses."""
+        """Hang up on every connection that nobody uses, and on the others when their answers are over."""
+        self._is_closed = True
         for task in self._ending:
             task.cancel()
         while self._idle:

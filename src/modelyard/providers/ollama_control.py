@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from modelyard.errors import (
     CapabilityMissing,
     UpstreamError,
     UpstreamInvalid,
-    UpstreamModelMissing,
+    UpstreamUnreachable,
     YardError,
 )
 from modelyard.types.fleet import NodeLook, ResidentCopy
@@ -34,6 +35,7 @@ MODELS_COUNT_MAX = 10_000
 SIZE_BYTES_MAX = 1 << 50
 SHOWN_COUNT_MAX = 4096
 SHOWS_AT_ONCE = 4
+LEARN_S = 3.0  # of one look
 POLL_S = 0.1  # between two looks at a model that is leaving
 UNLOAD_S = 30.0
 KEEP_S_LEAST = 1
@@ -208,11 +210,15 @@ class OllamaControl:
             async with turns:
                 try:
                     self._shown[tag.digest] = await self._node.ask("POST", "/api/show", _Show, {"model": tag.name})
-                except (UpstreamModelMissing, UpstreamInvalid, CapabilityMissing):
+                except UpstreamUnreachable:
+                    raise
+                except YardError:  # one damaged model says nothing about the node
                     self._shown[tag.digest] = _Show()
 
         unknown = {tag.digest: tag for tag in listed if tag.digest and tag.digest not in self._shown}
-        await asyncio.gather(*(learn(tag) for tag in unknown.values()))
+        with suppress(TimeoutError):  # the rest at the next look; until then such a model may be asked for anything
+            async with asyncio.timeout(LEARN_S):
+                await asyncio.gather(*(learn(tag) for tag in unknown.values()))
         while len(self._shown) > SHOWN_COUNT_MAX:
             del self._shown[next(iter(self._shown))]
 

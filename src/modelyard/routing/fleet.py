@@ -70,6 +70,11 @@ class Fleet:
         self.cooldowns.forget(name)
         await node.parts.close()
 
+    async def close(self) -> None:
+        """Hang up on every node."""
+        for node in self.nodes.values():
+            await node.parts.close()
+
     def edit(self, name: str, **changed: object) -> NodeRules:
         """Change what counts from the next request on: `weight`, `draining`, `slots`, `models`."""
         node = self.node(name)
