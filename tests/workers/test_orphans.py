@@ -80,6 +80,7 @@ async def test_the_workers_of_a_living_node_are_left_alone(folder: Path) -> None
 
 async def test_a_run_whose_lock_is_lost_counts_as_alive_while_its_process_is_there(folder: Path) -> None:
     async with owner(folder, "bare") as (_node, mark):
+        await until(lambda: living(mark) >= 1, "its worker runs")
         record = folder / mark / OWNER_FILE
         copy = record.read_bytes()
         record.unlink()

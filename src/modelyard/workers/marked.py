@@ -46,11 +46,16 @@ def _may_be_marked(pid: int) -> bool:
         return False  # gone meanwhile, or not ours to see
 
 
-def kill_marked(marks: Mapping[str, frozenset[str]], *, within_s: float) -> tuple[int, int]:
-    """Kill them until none is left or the time is up: how many were killed, how many remain."""
+def kill_marked(marks: Mapping[str, frozenset[str]], *, within_s: float, looks: int = 1) -> tuple[int, int]:
+    """Kill them until none is left or the time is up: how many were killed, how many remain.
+
+    None counts as left when so many `looks` in a row find none: a process shows no environment while it executes
+    another program, so where one may just have been started a single look is not enough.
+    """
     deadline = time.monotonic() + within_s
     killed: set[int] = set()
-    while remaining := find_marked(marks):
+    empty_looks = 0
+    while (remaining := find_marked(marks)) or (empty_looks := empty_looks + 1) < looks:
         for process in remaining:
             try:
                 process.kill()  # checks that the pid is still the same process

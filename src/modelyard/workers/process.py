@@ -128,6 +128,7 @@ class Worker:
         return await asyncio.shield(self._stopping)
 
     async def _stop(self, term_s: float, kill_s: float) -> ExitStatus:
+        ended_by_itself = self.exited.done()  # what it had started may be younger than a moment
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears nothing until it goes on
         if not await self._ended_within(term_s):
@@ -137,7 +138,9 @@ class Worker:
             self._signal(signal.SIGKILL)
         marks = {WORKER_VARIABLE: frozenset((self._name,))}
         has_ended = await self._ended_within(kill_s)
-        _killed, remaining = await asyncio.to_thread(kill_marked, marks, within_s=kill_s)
+        _killed, remaining = await asyncio.to_thread(
+            kill_marked, marks, within_s=kill_s, looks=2 if ended_by_itself else 1
+        )
         self._close_stdin()
         with suppress(OSError):
             self.socket.unlink()
