@@ -1,14 +1,13 @@
-// What the JavaScript clients make of a running server: `node javascript_clients.mjs PACKAGES URL CHECK` prints JSON.
+// What the JavaScript clients make of a running server: `node javascript_clients.mjs PACKAGES URL CHECK [MODEL]` prints JSON.
 import { createRequire } from "node:module";
 
-const [packages, url, check] = process.argv.slice(2);
+const [packages, url, check, model = "yardling"] = process.argv.slice(2);
 const require = createRequire(`${packages}/package.json`);
 const { Ollama } = require("ollama");
 const { OpenAI } = require("openai");
 
 const ollama = new Ollama({ host: url });
 const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
-const model = "yardling";
 const messages = [{ role: "user", content: "Hello" }];
 const options = { temperature: 0, num_predict: 40 };
 const weather = {

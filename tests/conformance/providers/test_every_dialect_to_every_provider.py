@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import ollama
@@ -18,6 +20,7 @@ from modelyard.testing.server import FakeServer
 from tests.support.fakes_thread import running
 from tests.support.node import Server, ready, short_folder, start_server, stopped
 
+SCRIPT = Path(__file__).parents[1] / "dialects" / "javascript_clients.mjs"
 KINDS = ("local", "ollama", "openai")
 REMOTE = ("ollama", "openai")
 ASK: Any = [{"role": "user", "content": "Hello there friend"}]
@@ -249,6 +252,33 @@ def test_embeddings_in_both_dialects(world: World, client: openai.OpenAI, llama:
 
     assert [one.embedding[0] for one in vectors.data] == [1.0, 3.0]
     assert [vector[0] for vector in native.embeddings] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_javascript_clients_chat_whole_and_streamed(world: World, packages: Path, kind: str) -> None:
+    for check in ("ollamaChat", "ollamaGenerate", "openaiChat"):
+        said = javascript(world, packages, check, world.models[kind])
+
+        assert said["whole"], check
+        assert said["text"] == said["whole"], check
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_the_javascript_clients_get_tool_calls(world: World, packages: Path, kind: str) -> None:
+    world.play(kind, Script(tool=Tool("get_weather", {"city": "Taipei"})))
+    native = javascript(world, packages, "ollamaTools", world.models[kind])
+    (call,) = javascript(world, packages, "openaiTools", world.models[kind])
+
+    called = native["calls"][0]["function"]
+    assert (called["name"], called["arguments"]) == ("get_weather", {"city": "Taipei"})
+    assert json.loads(call["function"]["arguments"]) == {"city": "Taipei"}
+
+
+def javascript(world: World, packages: Path, check: str, model: str) -> Any:
+    command = ["node", str(SCRIPT), str(packages), world.server.url, check, model]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("kind", REMOTE)
