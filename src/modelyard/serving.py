@@ -157,7 +157,7 @@ def _started(loaded: LoadedSettings, node: Node, address: tuple[object, ...], wr
     spare_garbage_collector()
     node.operations.mark_started()
     host = _REACHED_BY.get(str(address[0]), str(address[0]))
-    servable = [model.name for model in node.catalog.list() if not model.problem]
+    servable = [model.name for model in node.catalog.list() if not model.problem and not model.node]
     own = [name for name in servable if name != BUILTIN]
     lines = start_lines(
         loaded,

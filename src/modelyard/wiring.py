@@ -227,6 +227,8 @@ def default_model(settings: Settings, catalog: Catalog) -> str | None:
     """Who answers a request that names no model: the configured one, else the only one there is."""
     if settings.models.default is not None:
         return settings.models.default
-    servable = [model.name for model in catalog.list() if not model.problem]
-    own = [name for name in servable if name != BUILTIN] or servable
-    return own[0] if len(own) == 1 else None
+    servable = [model for model in catalog.list() if not model.problem]
+    here = [model.name for model in servable if not model.node and model.name != BUILTIN]
+    there = sorted({model.bare_name for model in servable if model.node})
+    names = here or there or [model.name for model in servable]
+    return names[0] if len(names) == 1 else None

@@ -175,7 +175,7 @@ def build_yard(
     prober = Prober(fleet, clock)
     operations = Operations(
         clock=clock, events=events, residency=residency, catalog=catalog, requests=requests,
-        nodes=NodeOperations(fleet, prober.look, prober.nudge),
+        nodes=NodeOperations(fleet, prober.look, clock),
         scan=lambda: (Model("tiny", "echo"), Model("new", "echo")),
         effective_settings=lambda: {"server.port": {"value": 11435, "origin": "default"}},
     )  # fmt: skip

@@ -6,12 +6,14 @@ are carried out by the node; what it then has is looked at again at once. Knows 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Literal
 
+from modelyard.clock import Clock
 from modelyard.errors import N_, BadRequest
 from modelyard.providers.base import NodeModels
 from modelyard.types.fleet import FleetNodeStatus
+from modelyard.types.memory import ProcessMemory, Receipt
 from modelyard.types.model import Model
 
 from .audit import audited
@@ -28,10 +30,13 @@ class NodeOperations:
     """The control plane of other nodes."""
 
     def __init__(
-        self, fleet: Fleet, look: Callable[[FleetNode], Awaitable[None]], nudge: Callable[[str], None]
+        self,
+        fleet: Fleet,
+        look: Callable[[FleetNode], Awaitable[None]],
+        clock: Clock,
     ) -> None:
-        """`look` looks at a node now, `nudge` has it looked at soon."""
-        self._fleet, self._look, self._nudge = fleet, look, nudge
+        """`look` looks at a node now."""
+        self._fleet, self._look, self._clock = fleet, look, clock
 
     def status(self) -> tuple[FleetNodeStatus, ...]:
         """Every node as last seen; nobody is asked."""
@@ -70,35 +75,51 @@ class NodeOperations:
         """Nodes that can be told to fetch models."""
         return tuple(sorted(name for name, node in self._fleet.nodes.items() if node.parts.models is not None))
 
-    async def load(self, model: Model) -> None:
-        """Bring a model into its node's memory."""
-        await self._models(model.node).load(model.node_model)
-        self._nudge(model.node)
+    async def load(self, model: Model) -> Receipt | None:
+        """Bring a model into its node's memory. None: it was seen there already."""
+        return await self._moved("load", model, self._models(model.node).load(model.node_model))
 
-    async def unload(self, model: Model) -> None:
-        """Take a model out of its node's memory, and see it gone."""
-        await self._models(model.node).unload(model.node_model)
-        self._nudge(model.node)
+    async def unload(self, model: Model) -> Receipt | None:
+        """Take a model out of its node's memory, and see it gone. None: it was not seen there."""
+        return await self._moved("unload", model, self._models(model.node).unload(model.node_model))
+
+    async def _moved(
+        self, action: Literal["load", "unload"], model: Model, work: Coroutine[object, object, None]
+    ) -> Receipt | None:
+        """What that did to the node's memory, as far as it tells: what it holds otherwise is its own affair."""
+        node, began_at = self._fleet.node(model.node), self._clock.monotonic()
+        before = node.residents.get(model.name)
+        await work
+        took_s = self._clock.monotonic() - began_at
+        await self._look(node)
+        held = node.residents.get(model.name) if action == "load" else before
+        if held is None or (action == "load" and before is not None):
+            return None
+        worker = ProcessMemory(
+            held.total_bytes - held.vram_bytes, 0, {"gpu": held.vram_bytes} if held.vram_bytes else {}
+        )
+        return Receipt(action, model.name, "operator", {}, {}, {}, worker, took_s)
 
     async def show(self, model: Model, *, verbose: bool = False) -> Mapping[str, object]:
         """What its node tells of a model."""
         return await self._models(model.node).show(model.node_model, verbose=verbose)
 
     async def pull(self, node: str, node_model: str) -> AsyncIterator[Mapping[str, object]]:
-        """Have a node fetch a model; its progress as it comes."""
+        """Have a node fetch a model; its progress as it comes. When it says it is done, the model is known here."""
         async for progress in self._models(node).pull(node_model):
+            if progress.get("status") == "success":
+                await self._look(self._fleet.node(node))
             yield progress
-        self._nudge(node)
 
     async def delete(self, node: str, node_model: str) -> None:
         """Take a model off a node's disk."""
         await self._models(node).delete(node_model)
-        self._nudge(node)
+        await self._look(self._fleet.node(node))
 
     async def copy(self, node: str, node_model: str, to: str) -> None:
         """Give a model at a node a second name there."""
         await self._models(node).copy(node_model, to)
-        self._nudge(node)
+        await self._look(self._fleet.node(node))
 
     def _models(self, node: str) -> NodeModels:
         models = self._fleet.node(node).parts.models

@@ -171,8 +171,7 @@ class Operations:
         with audited(caller, "load", name):
             role, model = self.catalog.role_of(name), self.catalog.resolve(name)
             if self.nodes is not None and self.nodes.keeps(model):
-                await self.nodes.load(model)
-                return None
+                return await self.nodes.load(model)
             return await self._residency.load(model, pinned=pinned, role=role)
 
     async def unload(self, caller: Caller, name: str, *, force: bool = False) -> Receipt | None:
@@ -183,8 +182,7 @@ class Operations:
         with audited(caller, "unload", name):
             role, found = self.catalog.role_of(name), self.catalog.find(name)
             if self.nodes is not None and found is not None and self.nodes.keeps(found):
-                await self.nodes.unload(found)
-                return None
+                return await self.nodes.unload(found)
             return await self._residency.unload(self._resident_name(name), force=force, role=role)
 
     def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
