@@ -4,6 +4,7 @@
 #   make check     lint, types and the architecture test
 #   make bench     print the figures, each beside its baseline
 #   make scorecard sixteen ways in which nodes fail, and what callers see
+#   make bench-routing  compare ways to choose a node, simulated
 #   make prove     the tests with their full counts             (long)
 PYTHON ?= python3
 VENV   := .venv
@@ -31,6 +32,9 @@ bench: $(VENV)/installed-test
 
 scorecard: $(VENV)/installed-test
 	@$(BIN)/python -m bench.scorecard
+
+bench-routing: $(VENV)/installed-test
+	@$(BIN)/python -m bench.routing $(ARGS)
 
 prove: $(VENV)/installed-test
 	@MODELYARD_PROVE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

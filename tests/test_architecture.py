@@ -30,10 +30,10 @@ PURE = {
     "residency/state.py", "residency/messages.py", "residency/refusals.py", "residency/outlook.py",
     "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
     "config/explain.py", "config/banner.py",
-    "routing/ranking.py", "routing/turns.py", "routing/affinity.py", "config/shared_layout.py", "config/changes.py",
+    "config/shared_layout.py", "config/changes.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
-    "routing/affinity.py", "gateway/admission.py",
+    "routing/affinity.py", "routing/room.py", "routing/turns.py", "gateway/admission.py",
     "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",
     "client/ollama_questions.py", "client/ollama_lines.py", "client/ollama_replies.py",
 }  # fmt: skip

@@ -57,7 +57,8 @@ GROUPS: tuple[tuple[str, str, tuple[type[YardError], ...]], ...] = (
      (errors.NotAuthenticated, errors.PermissionDenied, errors.RateLimited)),
     ("Names", "", (errors.NotFound,)),
     ("This server's room and time", "Nothing is wrong with the request.", (errors.Unavailable,)),
-    ("What should have answered", "A worker or another node did not, or its answer cannot be believed.", (errors.UpstreamError,)),
+    ("What should have answered", "A worker or another node did not, or its answer cannot be believed.",
+     (errors.UpstreamError,)),
     ("The Ollama client library", "Raised by [`OllamaService`](ollama-client.md); no server sends them.",
      (errors.OllamaServiceError,)),
     ("The rest", "", (

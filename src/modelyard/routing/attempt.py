@@ -25,6 +25,7 @@ class Attempt:
         self._asked_at = now
         self._began_at: float | None = None
         self._is_resident = node.is_resident(model)
+        node.asked_for(model)
         self._trials = fleet.cooldowns.begin_trial(node.name, model.name, now)
         if not node.health.is_in_rotation(now):
             node.health.tried(now)

@@ -16,10 +16,10 @@ from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Kind, Model
 
 from .health import NodeHealth
+from .room import LOAD_S_LEAST, NodeMemory, has_room, load_seconds
 
 NEW_RATIO = 0.2  # how much the newest figure counts
 LOAD_BYTES_PER_S = 512 * 1024**2  # until one was measured: a fair disk
-LOAD_S_LEAST = 2.0
 SIZE_BYTES_ASSUMED = 4 * 1024**3  # of a model whose node does not tell
 
 
@@ -69,6 +69,8 @@ class FleetNode:
     tokens_per_s: dict[str, float] = field(default_factory=dict)  # of one answer, by our name of the copy
     load_bytes_per_s: float = LOAD_BYTES_PER_S
     error_ratio: float = 0.0
+    most_bytes: int = 0  # it was ever seen to hold at once
+    coming: dict[str, int] = field(default_factory=dict)  # sizes of models it was asked for and did not hold, by name
 
     @property
     def name(self) -> str:
@@ -85,6 +87,8 @@ class FleetNode:
         self.residents = {
             by_node_model[one.node_model]: one for one in look.residents or () if one.node_model in by_node_model
         }
+        self.most_bytes = max(self.most_bytes, self.resident_bytes)
+        self.coming = {name: size for name, size in self.coming.items() if self._is_still_coming(name)}
 
     def is_resident(self, model: Model) -> bool:
         """Whether it has the model in memory, or never says: a server of one model has it there."""
@@ -93,14 +97,36 @@ class FleetNode:
         found = self.residents.get(model.name)
         return found is not None and found.state in ("resident", "draining")
 
+    @property
+    def resident_bytes(self) -> int:
+        """What its models held at the last look."""
+        return sum(one.total_bytes for one in self.residents.values())
+
     def load_s(self, model: Model) -> float:
-        """How long a load should take there."""
-        return LOAD_S_LEAST + (model.size_bytes or SIZE_BYTES_ASSUMED) / self.load_bytes_per_s
+        """How long until a model that is not in memory could answer there."""
+        ahead = [size for name, size in self.coming.items() if name != model.name]
+        return load_seconds(model.size_bytes or SIZE_BYTES_ASSUMED, self.load_bytes_per_s, ahead)
+
+    def has_room(self, model: Model) -> bool | None:
+        """Whether a model fits there without anybody leaving; None if nobody can know."""
+        ahead = tuple(size for name, size in self.coming.items() if name != model.name)
+        free_bytes = self.look.free_bytes if self.look is not None else None
+        memory = NodeMemory(self.resident_bytes, self.most_bytes, free_bytes, ahead)
+        return has_room(model.size_bytes or SIZE_BYTES_ASSUMED, memory)
+
+    def asked_for(self, model: Model) -> None:
+        """A request is sent there; what it does not hold it will have to load."""
+        if not self.is_resident(model):
+            self.coming[model.name] = model.size_bytes or SIZE_BYTES_ASSUMED
+
+    def _is_still_coming(self, name: str) -> bool:
+        return name not in self.residents and self.in_flight[name] > 0
 
     def loaded(self, model: Model, took_s: float) -> None:
         """An answer of a model that was not in memory began after that time."""
         if took_s > LOAD_S_LEAST and model.size_bytes:
             self.load_bytes_per_s += NEW_RATIO * (model.size_bytes / took_s - self.load_bytes_per_s)
+        self.coming.pop(model.name, None)
         self.residents.setdefault(model.name, ResidentCopy(model.node_model, model.size_bytes))
 
     def spoke(self, model: str, tokens_per_s: float) -> None:

@@ -23,14 +23,13 @@ __all__ = ["Ranked", "Standing", "Strategy", "Turns", "Usable", "expected_second
 Strategy = Literal["best", "round_robin", "weighted", "least_busy"]
 
 TOKENS_PER_S_GUESS = 30.0  # where nobody's speed is known
-SLOTS_GUESS = 4
+SLOTS_GUESS = 3
 ANSWER_TOKENS_GUESS = 300  # where requests are known to run and their tokens are not
 PROMPT_TOKEN_WORK = 0.05  # reading a token takes this part of the time of writing one
 CROWD = 0.1  # part of the work under way that slows down a request which finds a free slot
 LOAD_S_MIN = 1.0  # a load is never free
-SECOND_COPY = 1.5  # what another copy takes from others, as a factor on its load
-NO_ROOM = 2.0  # who leaves for it must be brought back by somebody
-ROOM_UNKNOWN = 1.4
+NO_ROOM = 4.0  # factor on a load: who leaves for it was in use, and must be brought back by somebody
+ROOM_UNKNOWN = 2.0
 FAILED_S = 10.0  # what a failure costs whoever waits
 ERROR_RATIO_MAX = 0.9
 AFFINITY_S = 0.5  # what a cached beginning is worth even if it is short
@@ -122,12 +121,11 @@ def expected_seconds(standings: Sequence[Standing], *, prompt_tokens: int = 0) -
     known = [one.tokens_per_s for one in standings if one.tokens_per_s]
     usual = median(known) if known else TOKENS_PER_S_GUESS
     heaviest = max((one.weight for one in standings), default=1.0)
-    is_anywhere = any(_is_warm(one) for one in standings)
     own = work_tokens(prompt_tokens, 0)
     found = {}
     for one in standings:
         speed = one.tokens_per_s or usual
-        seconds = _wait_s(one, speed) * heaviest / one.weight + own / speed + _load_s(one, is_anywhere=is_anywhere)
+        seconds = _wait_s(one, speed) * heaviest / one.weight + own / speed + _load_s(one)
         failing = min(max(one.error_ratio, 0.0), ERROR_RATIO_MAX)
         found[one.model] = seconds / (1 - failing) + failing * FAILED_S
     return found
@@ -141,14 +139,13 @@ def _wait_s(one: Standing, speed: float) -> float:
     return work / (slots * speed) * max(first, CROWD)
 
 
-def _load_s(one: Standing, *, is_anywhere: bool) -> float:
+def _load_s(one: Standing) -> float:
     if one.is_resident:
         return 0.0
     load_s = max(one.load_s, LOAD_S_MIN)
     if _is_warm(one):
         return load_s
-    room = {True: 1.0, False: NO_ROOM, None: ROOM_UNKNOWN}[one.has_room]
-    return load_s * room * (SECOND_COPY if is_anywhere else 1.0)
+    return load_s * {True: 1.0, False: NO_ROOM, None: ROOM_UNKNOWN}[one.has_room]
 
 
 def _is_warm(one: Standing) -> bool:

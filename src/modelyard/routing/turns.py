@@ -1,4 +1,4 @@
-"""Whose turn it is among equals: smooth weighted round robin, and how much of the requests a slow starter may have. Pure.
+"""Whose turn it is among equals: smooth weighted round robin, and what a slow starter may have of the requests. Pure.
 
 Promises: each gets its weight's part of the turns it takes part in, without bursts, whatever set takes part each time;
 bounded. It does not know what makes candidates equal: ranking.py does.
