@@ -32,6 +32,7 @@ NO_ROOM = 4.0  # factor on a load: who leaves for it was in use, and must be bro
 ROOM_UNKNOWN = 2.0
 FAILED_S = 10.0  # what a failure costs whoever waits
 ERROR_RATIO_MAX = 0.9
+WEIGHT_LEAST = 1e-6  # less counts as this much: nothing is divided by what is as good as 0
 AFFINITY_S = 0.5  # what a cached beginning is worth even if it is short
 AFFINITY_S_MAX = 5.0  # the load guard: no cache is worth a longer wait
 EQUAL_S, EQUAL_RATIO = 0.1, 0.1  # closer than our figures are exact
@@ -125,7 +126,7 @@ def expected_seconds(standings: Sequence[Standing], *, prompt_tokens: int = 0) -
     found = {}
     for one in standings:
         speed = one.tokens_per_s or usual
-        seconds = _wait_s(one, speed) * heaviest / one.weight + own / speed + _load_s(one)
+        seconds = _wait_s(one, speed) * heaviest / _weight(one) + own / speed + _load_s(one)
         failing = min(max(one.error_ratio, 0.0), ERROR_RATIO_MAX)
         found[one.model] = seconds / (1 - failing) + failing * FAILED_S
     return found
@@ -207,8 +208,8 @@ class _Asking:
 
     def _least_busy(self, tier: Sequence[Standing], weights: Mapping[str, float]) -> tuple[Standing, str]:
         free = self._without_ramping(tier, weights)
-        least = min(one.in_flight / one.weight for one in free)
-        equal = [one for one in free if one.in_flight / one.weight == least]
+        least = min(one.in_flight / _weight(one) for one in free)
+        equal = [one for one in free if one.in_flight / _weight(one) == least]
         return self._turn(equal, weights), "least-loaded" if len(equal) < len(tier) else "turn"
 
     def _turn(self, equal: Sequence[Standing], weights: Mapping[str, float]) -> Standing:
@@ -247,6 +248,10 @@ class _Asking:
         return [(one, self._reason(one, others, are_equal=False)) for one in inside]
 
 
+def _weight(one: Standing) -> float:
+    return max(one.weight, WEIGHT_LEAST)
+
+
 def _is_full(one: Standing) -> bool:
     return 0 < one.slots <= one.in_flight
 
@@ -254,4 +259,4 @@ def _is_full(one: Standing) -> bool:
 def _weights(tier: Sequence[Standing], *, are_equal: bool = False) -> dict[str, float]:
     """Per candidate its part of its node's weight: a node with two copies gets no more than one with one."""
     copies = Counter(one.node for one in tier)
-    return {one.model: (1.0 if are_equal else one.weight) * max(one.share, 0.01) / copies[one.node] for one in tier}
+    return {one.model: (1.0 if are_equal else _weight(one)) * max(one.share, 0.01) / copies[one.node] for one in tier}
