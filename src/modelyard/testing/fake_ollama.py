@@ -82,6 +82,9 @@ class FakeOllama(FakeServer):
     def is_question(self, one: Recorded) -> bool:
         return one.path in QUESTIONS
 
+    def is_about(self, one: Recorded, model: str) -> bool:
+        return _full(str(one.body.get("model", ""))) == _full(model)
+
     def refusal(self, status: int, text: str) -> object:
         return {"error": text}
 

@@ -144,6 +144,10 @@ class FakeServer:
         """Whether a request asks for an answer."""
         raise NotImplementedError
 
+    def is_about(self, one: Recorded, model: str) -> bool:
+        """Whether a request is about that model."""
+        return bool(one.body.get("model") == model)
+
     def play(self, script: Script, *, times: int | None = None, model: str | None = None) -> None:
         """Answer like this: from now on, or only the next `times` questions; of one model, if it is named."""
         if times is None and model is None:
@@ -198,6 +202,9 @@ class FakeServer:
                 watch = asyncio.create_task(_watch(reader, writer, request))
                 try:
                     await self._act(request, reply)
+                except ConnectionError:
+                    request.left.set()
+                    raise
                 finally:
                     watch.cancel()
                 if not reply.is_open or writer.is_closing():
@@ -251,7 +258,7 @@ class FakeServer:
     def _script_for(self, request: Recorded) -> Script:
         if self.is_question(request):
             for at, (script, model) in enumerate(self._queue):
-                if model is None or request.body.get("model") == model:
+                if model is None or self.is_about(request, model):
                     del self._queue[at]
                     return script
         return self.script
