@@ -1,53 +1,104 @@
-"""Which node had a session last: a hint that tells nothing, and is forgotten."""
+"""What goes to the same node again, for whom, and for how long."""
 
 from __future__ import annotations
 
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from modelyard.routing.affinity import Affinities, affinity_key
 
-
-def test_a_key_is_of_one_tenant_and_a_session_counts_more_than_a_beginning() -> None:
-    assert affinity_key("a", "s", "x") == affinity_key("a", "s", "y")
-    assert affinity_key("a", "s", "x") != affinity_key("b", "s", "x")
-    assert affinity_key("a", "", "x") != affinity_key("a", "x", "")
-    assert affinity_key("a", "", "") == ""
-    assert "secret" not in affinity_key("a", "secret", "")
+texts = st.text(max_size=30)
 
 
-@given(some.text(max_size=20), some.text(max_size=20), some.text(max_size=20), some.text(max_size=20))
-def test_texts_of_one_kind_cannot_pose_as_others(one: str, two: str, three: str, four: str) -> None:
-    if (one, two) != (three, four) and two and four:
-        assert affinity_key(one, two, "") != affinity_key(three, four, "")
+@given(st.tuples(texts, texts, texts), st.tuples(texts, texts, texts))
+def test_keys_are_alike_only_for_the_same_tenant_and_session_or_beginning(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    def meaning(parts: tuple[str, str, str]) -> tuple[object, ...]:
+        tenant, session, beginning = parts
+        return (tenant, "session", session) if session else (tenant, "prompt", beginning) if beginning else ()
+
+    assert (affinity_key(*one) == affinity_key(*other)) == (meaning(one) == meaning(other))
 
 
-def test_it_is_kept_from_its_last_use_on() -> None:
+def test_two_tenants_never_share_a_key() -> None:
+    assert affinity_key("a", "s", "hello") != affinity_key("b", "s", "hello")
+    assert affinity_key("a", "", "hello") != affinity_key("b", "", "hello")
+    assert affinity_key("ab", "c", "") != affinity_key("a", "bc", "")
+
+
+def test_a_session_counts_more_than_how_a_prompt_begins() -> None:
+    assert affinity_key("a", "s", "hello") == affinity_key("a", "s", "good evening")
+    assert affinity_key("a", "hello", "") != affinity_key("a", "", "hello")
+
+
+def test_a_key_tells_nothing_of_the_prompt_and_is_short() -> None:
+    key = affinity_key("tenant", "", "secret" * 1000)
+
+    assert len(key) == 32
+    assert "secret" not in key
+
+
+def test_text_that_is_no_text_has_a_key_too() -> None:
+    assert affinity_key("a", "", "\ud800")
+
+
+def test_nothing_to_go_by_is_no_key_and_is_not_kept() -> None:
+    kept = Affinities()
+    kept.remember(affinity_key("a", "", ""), "one", 0)
+
+    assert len(kept) == 0
+    assert kept.node_for("", 0) is None
+
+
+def test_a_node_is_remembered_from_its_last_use_on() -> None:
     kept = Affinities(ttl_s=10)
-    kept.remember("k", "a", 0)
-    kept.remember("k", "b", 9)
+    kept.remember("k", "one", now=0)
+    kept.remember("k", "one", now=9)
 
-    assert kept.node_for("k", 18.9) == "b"
+    assert kept.node_for("k", 18.9) == "one"
     assert kept.node_for("k", 19) is None
-    assert kept.node_for("never", 0) is None
     assert len(kept) == 0
 
 
-def test_those_unused_for_longest_are_forgotten_first() -> None:
-    kept = Affinities(ttl_s=1000, count_max=3)
-    for at, key in enumerate("abca"):
-        kept.remember(key, f"node of {key}", at)
-    kept.remember("d", "", 4)
-    kept.remember("", "nobody", 5)
-
-    assert [key for key in "abcd" if kept.node_for(key, 5) is not None] == ["a", "c", "d"]
-    assert kept.node_for("d", 5) == ""
-
-
-def test_a_node_that_is_gone_is_nobodys() -> None:
+def test_this_machine_is_a_node_like_others() -> None:
     kept = Affinities()
-    kept.remember("k", "a", 0)
-    kept.remember("l", "b", 0)
-    kept.forget_node("a")
+    kept.remember("k", "", now=0)
 
-    assert (kept.node_for("k", 0), kept.node_for("l", 0)) == (None, "b")
+    assert kept.node_for("k", 1) == ""
+
+
+def test_the_keys_unused_for_longest_are_forgotten_first() -> None:
+    kept = Affinities(count_max=2)
+    for key in ("a", "b", "a", "c"):
+        kept.remember(key, "one", now=0)
+
+    assert [kept.node_for(key, 0) for key in "abc"] == ["one", None, "one"]
+
+
+def test_what_is_too_old_takes_no_room() -> None:
+    kept = Affinities(ttl_s=10)
+    kept.remember("a", "one", now=0)
+    kept.remember("b", "one", now=10)
+
+    assert len(kept) == 1
+
+
+def test_a_node_that_lost_its_caches_is_forgotten() -> None:
+    kept = Affinities()
+    kept.remember("a", "one", now=0)
+    kept.remember("b", "two", now=0)
+    kept.forget_node("one")
+
+    assert (kept.node_for("a", 0), kept.node_for("b", 0)) == (None, "two")
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 20)), max_size=200))
+def test_whatever_comes_it_never_holds_more_than_its_bound(uses: list[tuple[int, float]]) -> None:
+    kept, now = Affinities(ttl_s=50, count_max=7), 0.0
+    for key, step_s in uses:
+        now += step_s
+        kept.remember(str(key), "one", now)
+
+        assert len(kept) <= 7
+        assert kept.node_for(str(key), now) == "one"

@@ -4,164 +4,324 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
-from modelyard.routing.ranking import Ranked, Standing, Strategy, Usable, rank, work_tokens
+from modelyard.routing.ranking import Ranked, Standing, Strategy, Turns, Usable, rank, work_tokens
 from modelyard.routing.room import NodeMemory, has_room, load_seconds
-from modelyard.routing.turns import Turns
 from modelyard.types.model import Pick
 
 STRATEGIES: tuple[Strategy, ...] = ("best", "round_robin", "weighted", "least_busy")
+COUNT = 10_000
 
 
-def at(name: str, **known: Any) -> Standing:
-    return Standing(f"m@{name}", name, **known)
+def copy(node: str, **known: object) -> Standing:
+    base = Standing(f"m@{node}", node, is_resident=True, slots=4, tokens_per_s=50.0)
+    return replace(base, **known)  # type: ignore[arg-type]
 
 
-def asked(*standings: Standing, turns: Turns | None = None, **how: Any) -> tuple[Ranked, ...]:
-    return rank(standings, group="m", turns=Turns() if turns is None else turns, **how)
+def first(*standings: Standing, turns: Turns | None = None, strategy: Strategy = "best", pick: Pick = "best") -> Ranked:
+    return rank(standings, strategy=strategy, pick=pick, group="m", turns=Turns() if turns is None else turns)[0]
 
 
-def first(*standings: Standing, **how: Any) -> tuple[str, str]:
-    chosen = asked(*standings, **how)[0]
-    return chosen.standing.node, chosen.reason
-
-
-def test_the_resident_copy_goes_before_one_that_must_be_loaded() -> None:
-    assert first(at("a", load_s=20), at("b", is_resident=True)) == ("b", "resident")
-
-
-def test_a_queue_at_the_resident_copy_pays_for_a_second_one() -> None:
-    busy = at("a", is_resident=True, in_flight=40, slots=2, queued_tokens=12_000, tokens_per_s=30.0)
-
-    assert first(busy, at("b", load_s=5, has_room=True)) == ("b", "copy")
-    assert first(replace(busy, in_flight=2, queued_tokens=300), at("b", load_s=5, has_room=True))[0] == "a"
-
-
-def test_who_would_push_others_out_is_dearer_than_who_has_room() -> None:
-    assert first(at("a", load_s=10, has_room=False), at("b", load_s=12, has_room=True)) == ("b", "load")
-
-
-def test_a_session_stays_but_not_behind_a_long_queue() -> None:
-    had = at("a", is_resident=True, is_favoured=True, in_flight=1, slots=4)
-    other = at("b", is_resident=True)
-
-    assert first(had, other) == ("a", "affinity")
-    assert first(replace(had, in_flight=60, queued_tokens=20_000), other)[0] == "b"
-
-
-def test_errors_and_slow_starts_stand_back() -> None:
-    assert first(at("a", is_resident=True, error_ratio=0.8), at("b", is_resident=True))[0] == "b"
+def shares(standings: list[Standing], strategy: Strategy = "best", count: int = COUNT) -> dict[str, float]:
     turns = Turns()
-    seen = Counter(
-        first(at("a", is_resident=True, share=0.2), at("b", is_resident=True), turns=turns)[0] for _ in range(1000)
-    )
-    assert abs(seen["a"] / 1000 - 0.2 / 1.2) <= 0.1
+    chosen = Counter(first(*standings, turns=turns, strategy=strategy).standing.node for _ in range(count))
+    return {one.node: chosen[one.node] / count for one in standings}
 
 
-def test_equals_take_turns_by_weight_and_are_not_all_sent_to_the_first() -> None:
-    turns = Turns()
-    copies = [at("a", is_resident=True, weight=2), at("b", is_resident=True), at("c", is_resident=True)]
-    seen = Counter(first(*copies, turns=turns)[0] for _ in range(400))
+@pytest.mark.parametrize("strategy", ["best", "weighted", "least_busy"])
+def test_each_idle_node_gets_its_weights_part_of_the_requests(strategy: Strategy) -> None:
+    found = shares([copy("a", weight=5), copy("b", weight=3), copy("c", weight=2)], strategy)
 
-    assert seen["a"] > seen["b"]
-    assert min(seen.values()) >= 80
+    assert found == pytest.approx({"a": 0.5, "b": 0.3, "c": 0.2}, abs=0.01)
 
 
-@pytest.mark.parametrize("weights", [(5, 3, 2), (1, 1, 8), (0.5, 0.25, 0.25)])
-def test_weights_hold_to_a_point_and_without_bursts(weights: tuple[float, ...]) -> None:
-    turns, total = Turns(), sum(weights)
-    nodes = [at(name, weight=weight) for name, weight in zip("abc", weights, strict=True)]
-    order = [first(*nodes, strategy="weighted", turns=turns)[0] for _ in range(10_000)]
+def test_weights_come_without_bursts() -> None:
+    turns, nodes = Turns(), [copy("a", weight=5), copy("b", weight=3), copy("c", weight=2)]
 
-    for name, weight in zip("abc", weights, strict=True):
-        assert abs(order.count(name) / 10_000 - weight / total) <= 0.01
-        heavy = 10 * weight / total
-        assert max(order[begin : begin + 10].count(name) for begin in range(9_990)) <= heavy + 2
+    order = "".join(first(*nodes, turns=turns, strategy="weighted").standing.node for _ in range(1000))
+
+    assert "aaa" not in order
+    assert "bb" not in order
+    assert "cc" not in order
 
 
-def test_an_edited_weight_counts_from_the_next_request_on() -> None:
-    turns = Turns()
-    for _ in range(500):
-        first(at("a", weight=9), at("b", weight=1), strategy="weighted", turns=turns)
-    after = [first(at("a", weight=1), at("b", weight=1), strategy="weighted", turns=turns)[0] for _ in range(20)]
+def test_round_robin_does_not_look_at_weights() -> None:
+    found = shares([copy("a", weight=9), copy("b"), copy("c", in_flight=30)], "round_robin")
 
-    assert 8 <= after.count("a") <= 12
+    assert found == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, abs=0.01)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_nobody_who_is_drained_or_out_is_named(strategy: Strategy) -> None:
-    found = asked(
-        at("drained", weight=0), at("out", usable=Usable.NO), at("well"), at("doubtful", usable=Usable.LAST),
-        at("half-open", usable=Usable.TRIAL), strategy=strategy,
-    )  # fmt: skip
+@pytest.mark.parametrize("pick", ["best", "warm", "first"])
+def test_weight_nought_is_never_asked(strategy: Strategy, pick: Pick) -> None:
+    drained, busy = copy("a", weight=0), copy("b", in_flight=90, is_resident=False)
 
-    assert [(one.standing.node, one.reason) for one in found][1:] == [("doubtful", "doubtful"), ("half-open", "trial")]
-    assert found[0].standing.node == "well"
-    assert asked(at("drained", weight=0), strategy=strategy) == ()
+    ranked = rank([drained, busy], strategy=strategy, pick=pick, group="m", turns=Turns())
+
+    assert [one.standing.node for one in ranked] == ["b"]
 
 
-def test_least_busy_counts_by_weight() -> None:
-    assert first(at("a", in_flight=3, weight=2), at("b", in_flight=2), strategy="least_busy") == ("a", "least-loaded")
+@pytest.mark.parametrize("strategy", ["best", "weighted", "least_busy"])
+def test_an_edited_weight_counts_from_the_next_request_on(strategy: Strategy) -> None:
+    turns = Turns()
+    for _ in range(777):
+        first(copy("a", weight=500), copy("b", weight=1), turns=turns, strategy=strategy)
+
+    after = [first(copy("a"), copy("b"), turns=turns, strategy=strategy).standing.node for _ in range(20)]
+
+    assert 9 <= after.count("b") <= 11
+    assert first(copy("a", weight=0), copy("b"), turns=turns, strategy=strategy).standing.node == "b"
 
 
-def test_an_alias_may_want_a_warm_one_or_the_first_until_it_is_full() -> None:
-    big, small = at("a", slots=2, in_flight=2, place=0), at("b", is_resident=True, place=1)
-    warm: Pick = "warm"
+def test_a_node_with_two_copies_gets_no_more_than_a_node_with_one() -> None:
+    found: Counter[str] = Counter()
+    turns, nodes = Turns(), [copy("a"), copy("a", model="other@a"), copy("b")]
+    for _ in range(1000):
+        found[first(*nodes, turns=turns, strategy="weighted").standing.node] += 1
 
-    assert first(replace(big, in_flight=1), small, pick="first") == ("a", "first")
-    assert first(big, small, pick="first") == ("b", "overflow")
-    assert first(replace(big, in_flight=0), small, pick=warm) == ("b", "warm")
-    assert first(replace(big, in_flight=0), replace(small, is_resident=False), pick=warm)[1] in ("load", "turn")
+    assert found["a"] == pytest.approx(found["b"], abs=2)
+
+
+def test_a_heavy_node_may_be_busier_before_another_is_preferred() -> None:
+    heavy, light = copy("a", weight=4, in_flight=8, queued_tokens=2400), copy("b", in_flight=6, queued_tokens=1800)
+
+    assert first(heavy, light).standing.node == "a"
+    assert first(replace(heavy, weight=1.0), light).standing.node == "b"
+
+
+@pytest.mark.parametrize("strategy", ["best", "round_robin", "weighted", "least_busy"])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 1.0])
+def test_a_slow_starter_gets_the_ramps_part_of_the_requests(strategy: Strategy, share: float) -> None:
+    found = shares([copy("a", share=share), copy("b"), copy("c")], strategy, 2000)
+
+    assert found["a"] == pytest.approx(share / (2 + share), abs=0.10)
+    assert found["a"] > 0
+
+
+def test_a_slow_starter_is_not_flooded_because_it_is_idle() -> None:
+    found = shares([copy("a", share=0.2), copy("b", in_flight=40), copy("c", in_flight=40)], count=1000)
+
+    assert found["a"] == pytest.approx(0.2 / 2.2, abs=0.10)
+
+
+def test_a_slow_starter_that_alone_has_the_model_is_not_held_back() -> None:
+    found = shares([copy("a", share=0.1), copy("b", is_resident=False, load_s=30)], count=100)
+
+    assert found["a"] == 1
+
+
+def test_a_slow_starter_alone_is_asked() -> None:
+    assert first(copy("a", share=0.0)).reason == "only"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_equals_are_not_all_sent_to_the_first(strategy: Strategy) -> None:
+    found = shares([copy(name) for name in "abcdefgh"], strategy, 800)
+
+    assert set(found.values()) == {1 / 8}
+
+
+def test_first_requests_for_many_models_go_to_different_nodes() -> None:
+    turns, chosen = Turns(), Counter[str]()
+    for number in range(300):
+        nodes = [Standing(f"m{number}@{name}", name) for name in "abc"]
+        chosen[rank(nodes, group=f"m{number}", turns=turns)[0].standing.node] += 1
+
+    assert min(chosen.values()) > 60
+
+
+def test_a_resident_copy_goes_before_a_load() -> None:
+    found = first(copy("a", is_resident=False, load_s=8, has_room=True), copy("b", in_flight=3, queued_tokens=900))
+
+    assert (found.standing.node, found.reason) == ("b", "resident")
+
+
+def test_a_hot_model_gets_a_second_copy_when_its_line_costs_more_than_the_load() -> None:
+    hot = copy("b", in_flight=20, queued_tokens=6000)
+    cold = copy("a", is_resident=False, load_s=8, has_room=True)
+
+    assert (first(hot, cold).standing.node, first(hot, cold).reason) == ("a", "copy")
+    assert first(hot, replace(cold, load_s=40)).standing.node == "b"
+    assert first(hot, replace(cold, has_room=False)).standing.node == "b"
+
+
+def test_a_load_goes_where_nobody_has_to_leave() -> None:
+    cold = [copy(name, is_resident=False, load_s=8) for name in "abc"]
+    nodes = [replace(cold[0], has_room=False), cold[1], replace(cold[2], has_room=True)]
+
+    ranked = rank(nodes, group="m", turns=Turns())
+
+    assert [one.standing.node for one in ranked] == ["c", "b", "a"]
+    assert ranked[0].reason == "load"
+
+
+def test_who_comes_during_a_load_joins_it() -> None:
+    loading = copy("a", is_resident=False, load_s=8, in_flight=2, queued_tokens=600)
+
+    assert first(loading, copy("b", is_resident=False, load_s=8)).standing.node == "a"
+
+
+def test_the_line_counts_in_tokens_over_speed() -> None:
+    long_line, short_line = copy("a", in_flight=8, queued_tokens=8000), copy("b", in_flight=8, queued_tokens=800)
+
+    assert first(long_line, short_line) == first(short_line, long_line)
+    assert (first(long_line, short_line).standing.node, first(long_line, short_line).reason) == ("b", "least-loaded")
+    assert first(replace(long_line, tokens_per_s=900.0), short_line).standing.node == "a"
+
+
+def test_recent_errors_count_against_a_copy() -> None:
+    assert first(copy("a", error_ratio=0.3), copy("b", in_flight=3, queued_tokens=600)).standing.node == "b"
+
+
+def test_affinity_holds_while_its_node_is_not_much_busier() -> None:
+    favoured = copy("a", is_favoured=True, in_flight=2, queued_tokens=500)
+    crowded = replace(favoured, in_flight=40, queued_tokens=12_000)
+
+    assert (first(favoured, copy("b")).standing.node, first(favoured, copy("b")).reason) == ("a", "affinity")
+    assert first(crowded, copy("b")).standing.node == "b"
+
+
+def test_a_long_prompt_that_was_read_is_worth_a_longer_wait() -> None:
+    nodes = [copy("a", is_favoured=True, in_flight=6, queued_tokens=1000), copy("b")]
+
+    short = rank(nodes, group="m", turns=Turns(), prompt_tokens=10)[0].standing.node
+    long = rank(nodes, group="m", turns=Turns(), prompt_tokens=8000)[0].standing.node
+
+    assert (short, long) == ("b", "a")
+
+
+def test_the_doubtful_come_after_the_well_and_who_is_on_trial_comes_last() -> None:
+    nodes = [
+        copy("trial", usable=Usable.TRIAL, is_favoured=True),
+        copy("doubtful", usable=Usable.LAST),
+        copy("no", usable=Usable.NO, reason_not="cooling down"),
+        copy("well", in_flight=50, is_resident=False, load_s=99),
+    ]
+
+    ranked = rank(nodes, group="m", turns=Turns())
+
+    assert [one.standing.node for one in ranked] == ["well", "doubtful", "trial"]
+    assert [one.reason for one in ranked][1:] == ["doubtful", "trial"]
+
+
+def test_nobody_to_ask_is_an_empty_order() -> None:
+    assert rank([copy("a", usable=Usable.NO)], turns=Turns()) == ()
 
 
 def test_one_alone_is_the_only_one() -> None:
-    assert first(at("a")) == ("a", "only")
+    assert first(copy("a"), copy("b", usable=Usable.NO)).reason == "only"
+    assert first(copy("a", usable=Usable.TRIAL)).reason == "trial"
 
 
-def test_room_counts_what_was_sent_there_since_the_last_look() -> None:
-    assert has_room(10, NodeMemory(0)) is True
-    assert has_room(10, NodeMemory(20, most_bytes=40)) is True
-    assert has_room(10, NodeMemory(20, most_bytes=40, coming_bytes=(10,))) is None
-    assert has_room(10, NodeMemory(20, free_bytes=5)) is False
-    assert load_seconds(100, 10.0) == 12.0
-    assert load_seconds(100, 10.0, (50,)) == 19.0
-    assert work_tokens(2000, 300) == 400
+def test_warm_means_one_in_memory_if_any_is() -> None:
+    cold, warm = copy("a", is_resident=False), copy("b", in_flight=90, queued_tokens=90_000)
+
+    assert (first(cold, warm, pick="warm").standing.node, first(cold, warm, pick="warm").reason) == ("b", "warm")
+    assert first(cold, replace(cold, model="n@c", node="c"), pick="warm").reason == "load"
 
 
-standing = some.builds(
-    Standing,
-    some.sampled_from([f"m@{name}" for name in "abcdef"]),
-    some.sampled_from("abcdef"),
-    weight=some.floats(0, 100),
-    usable=some.sampled_from(Usable),
-    is_resident=some.booleans(),
-    load_s=some.floats(0, 600),
-    has_room=some.sampled_from([True, False, None]),
-    in_flight=some.integers(0, 200),
-    slots=some.integers(0, 16),
-    queued_tokens=some.integers(0, 100_000),
-    tokens_per_s=some.none() | some.floats(0.1, 1000),
-    error_ratio=some.floats(0, 1),
-    is_favoured=some.booleans(),
-    share=some.floats(0, 1),
-    place=some.integers(0, 5),
+def test_first_means_the_next_only_when_it_is_full() -> None:
+    one, two, three = copy("a", place=0), copy("b", place=1), copy("c", place=2)
+    full = replace(one, in_flight=4)
+
+    assert (first(three, two, one, pick="first").standing, first(one, pick="first").reason) == (one, "only")
+    assert first(one, two, pick="first").reason == "first"
+    assert (first(full, two, pick="first").standing.node, first(full, two, pick="first").reason) == ("b", "overflow")
+    assert first(full, replace(two, in_flight=4), pick="first").standing.node == "a"
+    assert first(replace(full, slots=0), two, pick="first").standing.node == "a"
+
+
+def test_least_busy_looks_at_requests_per_weight() -> None:
+    found = first(copy("a", in_flight=3, weight=2), copy("b", in_flight=2), strategy="least_busy")
+
+    assert (found.standing.node, found.reason) == ("a", "least-loaded")
+    assert first(copy("a"), copy("b"), strategy="least_busy").reason == "turn"
+
+
+def test_the_reason_of_a_turn_is_the_strategys() -> None:
+    assert first(copy("a"), copy("b"), strategy="weighted").reason == "weight"
+    assert first(copy("a"), copy("b"), strategy="round_robin").reason == "turn"
+    assert first(copy("a"), copy("b")).reason == "turn"
+
+
+def test_turns_are_bounded_and_forget_who_is_gone() -> None:
+    turns = Turns(groups_max=3)
+    for number in range(50):
+        rank([copy("a"), copy("b", share=0.5)], group=str(number), turns=turns)
+    turns.keep_only("49", [])
+    turns.ramped("49", "m@b")
+
+    assert len(turns) == 3
+
+
+def test_reading_is_less_work_than_writing() -> None:
+    assert work_tokens(1000, 0) < work_tokens(0, 1000)
+
+
+def test_room_is_what_a_node_tells_or_was_seen_to_hold() -> None:
+    assert has_room(10, NodeMemory(resident_bytes=5, free_bytes=11)) is True
+    assert has_room(10, NodeMemory(resident_bytes=5, free_bytes=10)) is False
+    assert has_room(10, NodeMemory(resident_bytes=5, free_bytes=20, coming_bytes=(10,))) is False
+    assert has_room(10, NodeMemory(resident_bytes=0)) is True
+    assert has_room(10, NodeMemory(resident_bytes=5, most_bytes=16)) is True
+    assert has_room(10, NodeMemory(resident_bytes=5, most_bytes=15)) is None
+
+
+def test_a_load_waits_for_those_that_began_before() -> None:
+    assert load_seconds(10, 5.0, [20]) - load_seconds(10, 5.0) == pytest.approx(load_seconds(20, 5.0))
+
+
+standings_strategy = st.lists(
+    st.builds(
+        Standing,
+        model=st.uuids().map(str),
+        node=st.sampled_from(["", "a", "b", "c"]),
+        weight=st.sampled_from([0.0, 0.001, 1.0, 5.0, 1e6]),
+        usable=st.sampled_from(Usable),
+        is_resident=st.booleans(),
+        load_s=st.floats(0, 1e4),
+        has_room=st.sampled_from([None, True, False]),
+        in_flight=st.integers(0, 500),
+        slots=st.integers(0, 64),
+        queued_tokens=st.integers(0, 10**7),
+        tokens_per_s=st.sampled_from([None, 0.0, 0.1, 900.0]),
+        error_ratio=st.floats(0, 1),
+        is_favoured=st.booleans(),
+        share=st.floats(0, 1),
+        place=st.integers(0, 3),
+    ),
+    max_size=8,
 )
 
 
-@given(some.lists(standing, max_size=6, unique_by=lambda one: one.model), some.sampled_from(STRATEGIES),
-       some.sampled_from(("best", "warm", "first")), some.integers(0, 100_000))  # fmt: skip
-def test_whatever_is_known_everybody_who_may_be_asked_is_named_once(
-    standings: list[Standing], strategy: Strategy, pick: Pick, prompt_tokens: int
+@given(
+    st.lists(standings_strategy, min_size=1, max_size=6),
+    st.sampled_from(STRATEGIES),
+    st.sampled_from(["best", "warm", "first"]),
+)
+def test_whatever_is_known_everybody_askable_is_named_once_and_tiers_hold(
+    rounds: list[list[Standing]], strategy: Strategy, pick: Pick
 ) -> None:
-    found = asked(*standings, strategy=strategy, pick=pick, prompt_tokens=prompt_tokens)
-    able = {one.model for one in standings if one.usable is not Usable.NO and one.weight > 0}
+    turns = Turns()
+    for standings in rounds:
+        ranked = rank(standings, strategy=strategy, pick=pick, group="g", turns=turns, prompt_tokens=100)
 
-    assert {one.standing.model for one in found} == able
-    assert len(found) == len(able)
-    assert [one.standing.usable for one in found] == sorted(one.standing.usable for one in found)
-    assert all(one.score >= 0 for one in found)
+        askable = {one.model for one in standings if one.weight > 0 and one.usable is not Usable.NO}
+        assert sorted(one.standing.model for one in ranked) == sorted(askable)
+        assert all(a.standing.usable <= b.standing.usable for a, b in pairwise(ranked))
+        assert all(one.reason and one.score >= 0 for one in ranked)
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
+def test_turns_stay_within_two_requests_of_what_is_owed(weights: list[int]) -> None:
+    turns, taken = Turns(), Counter[str]()
+    named = {str(number): float(weight) for number, weight in enumerate(weights)}
+    for turn in range(1, 300):
+        taken[turns.next("g", named)] += 1
+
+        assert all(abs(taken[name] - turn * one / sum(weights)) < 2 for name, one in named.items())

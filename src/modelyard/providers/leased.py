@@ -50,3 +50,4 @@ class LeasedProvider:
             )
         )  # fmt: skip
         ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
+        ticket.degraded += lease.degraded

@@ -12,6 +12,7 @@ import asyncio
 import email.utils
 import hashlib
 import hmac
+import os
 import re
 import socket
 import ssl
@@ -239,7 +240,8 @@ class NodeConnections:
         except ssl.SSLError as exc:
             raise NoConnection(f"TLS failed: {exc.reason or type(exc).__name__}".replace("_", " ").lower()) from exc
         except OSError as exc:
-            raise NoConnection((exc.strerror or "it refuses connections").lower()) from exc
+            # Not `strerror`: asyncio's own loops write the address there.
+            raise NoConnection((os.strerror(exc.errno) if exc.errno else "it refuses connections").lower()) from exc
         if address.fingerprint and not _is_pinned(transport, address.fingerprint):
             answer.close()
             raise NoConnection("its certificate is not the one that is pinned")

@@ -7,6 +7,7 @@ Several choices are asked for one after the other.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -91,7 +92,7 @@ class OllamaProvider:
             async with asyncio.timeout(deadlines.first_token_s):
                 raw = await ask_whole(
                     self._connections, self.name, model.node_model, asked, ticket, self._clock,
-                    connect_s=deadlines.connect_s,
+                    connect_s=deadlines.connect_s, failure=partial(ollama_failure, self.name, model.name),
                 )  # fmt: skip
         except TimeoutError as exc:
             raise UpstreamTimeout(model=model.name, budget_s=deadlines.first_token_s) from exc
@@ -101,7 +102,7 @@ class OllamaProvider:
         """The bytes of one answer, with its deadlines."""
         return RemoteStream(
             self._connections, self.name, model.node_model, ticket, deadlines, self._clock,
-            lambda: OllamaDecoder(self.name, model.node_model, choice=choice()),
+            lambda: OllamaDecoder(self.name, model.node_model, choice=choice(), tag=os.urandom(6).hex()),
             failure=partial(ollama_failure, self.name, model.node_model),
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Our request as the body that Ollama's own API reads. Always streamed. Pure.
 
 Ollama's names for options are llama.cpp's older ones. Of ours it has no match for `logit_bias`, `xtc_*`, `dry_*`,
-`dynatemp_*`, `ignore_eos` and `cache_prompt`: these are not sent. It makes one choice per request.
+`dynatemp_*`, `ignore_eos` and `cache_prompt`: these are not sent. It makes one choice per request. A tool that must be
+called is the only one it is told of; that some tool must be called, or only one at a time, cannot be said there.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def encode_ollama(request: InferenceRequest, name: str, *, choice: int = 0) -> b
     body: dict[str, object] = {"model": name, "stream": True, "options": _options(request, choice)}
     if request.is_chat:
         body["messages"] = _messages(request.messages)
-        if request.tools and request.tool_choice != "none":
-            body["tools"] = [_tool(tool) for tool in request.tools]
+        if tools := _offered(request):
+            body["tools"] = [_tool(tool) for tool in tools]
     else:
         if not isinstance(request.prompt, str):
             raise BadRequest(N_("This node takes a prompt as text, not as token numbers."), param="prompt")
@@ -105,6 +106,14 @@ def _arguments(text: str) -> object:
     return value if isinstance(value, dict) else {"value": value}
 
 
+def _offered(request: InferenceRequest) -> tuple[Tool, ...]:
+    if request.tool_choice == "none":
+        return ()
+    kind, _colon, name = (request.tool_choice or "").partition(":")
+    only = tuple(tool for tool in request.tools if kind == "function" and tool.name == name)
+    return only or request.tools
+
+
 def _tool(tool: Tool) -> dict[str, object]:
     function: dict[str, object] = {"name": tool.name, "description": tool.description or ""}
     function["parameters"] = tool.parameters if tool.parameters is not None else {"type": "object", "properties": {}}
@@ -114,4 +123,4 @@ def _tool(tool: Tool) -> dict[str, object]:
 def _format(wanted: ResponseFormat | None) -> object:
     if wanted is None or wanted.kind == "text":
         return None
-    return "json" if wanted.kind == "json" else wanted.schema
+    return wanted.schema if wanted.kind == "json_schema" and wanted.schema is not None else "json"

@@ -6,7 +6,6 @@ answer cut at any byte is an error and never looks complete. Pure; moves no byte
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import msgspec
@@ -15,10 +14,12 @@ import orjson
 from modelyard.errors import N_, CapabilityMissing, UpstreamInvalid, UpstreamModelMissing, UpstreamOverloaded, YardError
 from modelyard.types.chat import Chunk, Delta, FinishReason, ToolCallDelta, Usage
 
-from .upstream_errors import upstream_failure
+from .upstream_errors import shown, upstream_failure
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
+CAPABILITY_CHARS_MAX = 60
 NS = 1e9
+_NOT_IN_REGISTRY = "pull model manifest: file does not exist"
 _FINISHES: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -56,37 +57,78 @@ class _Line(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Line).decode
 
 
+class LineTooLong(ValueError):
+    """One line is longer than any honest one."""
+
+
+class LineSplitter:
+    """Feed bytes as they arrive; get every line that is complete, without blank ones.
+
+    >>> lines = LineSplitter()
+    >>> lines.feed(b'{"a": 1}\\n{"b"'), lines.feed(b": 2}\\n\\n")
+    ([b'{"a": 1}'], [b'{"b": 2}'])
+    """
+
+    __slots__ = ("_bytes", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of the line that is not complete yet: joined once, however many there are
+        self._bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that this piece completes, in order. Raise `LineTooLong` as soon as one is."""
+        first, *lines = data.split(b"\n")
+        self._bytes += len(first)
+        if self._bytes > LINE_BYTES_MAX or any(len(line) > LINE_BYTES_MAX for line in lines):
+            raise LineTooLong(f"a line is longer than {LINE_BYTES_MAX} bytes")
+        if first:
+            self._pieces.append(first)
+        if not lines:
+            return []
+        lines.insert(0, b"".join(self._pieces))
+        tail = lines.pop()
+        self._pieces, self._bytes = ([tail] if tail else []), len(tail)
+        return [line for line in lines if line and not line.isspace()]
+
+    @property
+    def is_between_lines(self) -> bool:
+        """False when the stream was cut inside a line."""
+        return all(piece.isspace() for piece in self._pieces)
+
+
 class OllamaDecoder:
     """Turns the bytes of one streamed answer into chunks. `done` is True once the answer is complete."""
 
-    __slots__ = ("_call_count", "_choice", "_model", "_source", "_tail", "done")
+    __slots__ = ("_call_count", "_choice", "_lines", "_model", "_source", "_tag", "done")
 
-    def __init__(self, source: str, model: str = "", *, choice: int = 0) -> None:
+    def __init__(self, source: str, model: str = "", *, choice: int = 0, tag: str = "") -> None:
+        """`tag` makes the ids of this answer's tool calls differ from those of every other answer."""
         self.done = False
-        self._source, self._model, self._choice = source, model, choice
-        self._tail = b""
+        self._source, self._model, self._choice, self._tag = source, model, choice, tag
+        self._lines = LineSplitter()
         self._call_count = 0
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks these bytes complete. Raise `UpstreamInvalid`, or what the server reported, when there is no
         way on.
         """
+        try:
+            lines = self._lines.feed(data)
+        except LineTooLong as exc:
+            raise self._invalid(str(exc)) from exc
         chunks: list[Chunk] = []
-        *lines, self._tail = (self._tail + data if self._tail else data).split(b"\n")
-        if len(self._tail) > LINE_BYTES_MAX:
-            raise self._invalid("a line is longer than any honest one")
         for line in lines:
             if self.done:
                 break
-            if line and not line.isspace():
-                self._add(line, chunks)
+            self._add(line, chunks)
         return chunks
 
     def end(self) -> YardError | None:
         """The connection has ended: why that is too early, or None if the answer is complete."""
         if self.done:
             return None
-        return self._invalid(f"the answer was cut {'inside' if self._tail.strip() else 'between'} lines")
+        where = "between lines" if self._lines.is_between_lines else "inside a line"
+        return self._invalid(f"the answer was cut {where}")
 
     def _add(self, raw: bytes, chunks: list[Chunk]) -> None:
         try:
@@ -101,7 +143,7 @@ class OllamaDecoder:
         else:
             calls = self._calls(message.tool_calls) if message.tool_calls else ()
             delta = Delta(self._choice, message.content or "", message.thinking or "", calls, _logprobs(line.logprobs))
-        if delta.text or delta.reasoning or delta.tool_calls:
+        if delta.text or delta.reasoning or delta.tool_calls or delta.logprobs is not None:
             chunks.append(delta)
         if line.done:
             self._finish(line, chunks)
@@ -112,7 +154,7 @@ class OllamaDecoder:
         for call in calls:
             arguments = call.function.arguments
             text = arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode()
-            call_id = call.id or f"call_{os.urandom(6).hex()}"
+            call_id = call.id or f"call_{self._tag}{self._call_count}"
             found.append(ToolCallDelta(self._call_count, call_id, call.function.name, text))
             self._call_count += 1
         return tuple(found)
@@ -139,13 +181,13 @@ class OllamaDecoder:
 def ollama_failure(source: str, model: str, error: Any, status: int | None = None) -> YardError:
     """What an Ollama server says went wrong, in a body or in a line of a stream."""
     text = error if isinstance(error, str) else ""
-    if "not found" in text and ("model" in text or "manifest" in text):
+    if ("not found" in text and ("model" in text or "manifest" in text)) or text.startswith(_NOT_IN_REGISTRY):
         return UpstreamModelMissing(provider=source, model=model)
     if "maximum pending requests" in text or "server busy" in text:
         return UpstreamOverloaded(provider=source)
     if "does not support" in text:
-        what = text.rpartition("does not support")[2].strip() or N_("this kind of request")
-        return CapabilityMissing(model=model or source, capability=what[:60])
+        what = shown(text.rpartition("does not support")[2])[:CAPABILITY_CHARS_MAX] or N_("this kind of request")
+        return CapabilityMissing(model=model or source, capability=what)
     return upstream_failure(source, error, status)
 
 

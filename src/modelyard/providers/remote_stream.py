@@ -162,6 +162,7 @@ async def ask_whole(
     clock: Clock,
     *,
     connect_s: float,
+    failure: Failure | None = None,
 ) -> bytes:
     """A whole answer of bounded size. The caller sets the time for it."""
     headers = {**yard_headers(ticket, clock.monotonic()), **request.headers}
@@ -176,7 +177,7 @@ async def ask_whole(
     except (NoConnection, BrokenConnection) as exc:
         raise connection_error(source, exc) from exc
     if answer.status != 200:
-        raise node_failure(source, model, answer.status, body[:ERROR_BODY_BYTES_MAX], answer.retry_after_s)
+        raise node_failure(source, model, answer.status, body[:ERROR_BODY_BYTES_MAX], answer.retry_after_s, failure)
     if not is_complete:
         raise UpstreamInvalid(provider=source, problem="its answer is too large")
     if answer.content_type != request.media_type:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 GROUPS_MAX = 1000
+RAMP_REQUESTS_MAX = 2.0  # a slow starter may save up; with 1 it loses what it is owed while it waits for its turn
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +57,7 @@ class Turns:
     def may_ramp(self, group: str, name: str, part: float) -> bool:
         """Whether a candidate in slow start may have this request, if no more than `part` of all are for it."""
         ramp = self._group(group).ramp
-        ramp[name] = min(1.0, ramp.get(name, 0.0) + part)
+        ramp[name] = min(RAMP_REQUESTS_MAX, ramp.get(name, 0.0) + part)
         return ramp[name] >= 1.0
 
     def ramped(self, group: str, name: str) -> None:
