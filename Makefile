@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+TORCH  ?= torch==2.13.0
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test check bench scorecard prove simulate lock clean
@@ -59,8 +60,10 @@ $(VENV)/installed-run: requirements/run.txt pyproject.toml | $(BIN)/python
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/installed-test: requirements/test.txt pyproject.toml | $(BIN)/python
-	@echo "installing what the tests need (once)"
+$(VENV)/installed-test: requirements/test.txt requirements/engines.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the tests need (once); PyTorch's CPU build is enough, see CONTRIBUTING.md"
 	@$(PIP) --require-hashes -r requirements/test.txt
+	@$(PIP) $(TORCH)
+	@$(PIP) --require-hashes --no-deps -r requirements/engines.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/installed-run
