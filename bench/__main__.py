@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from . import engines, idle, relaying
+from . import engines, idle, relaying, through_nodes
 from .machine import Row, environment, need_tools
 
 FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "latency": relaying.latency,
     "throughput": relaying.throughput,
     "chunks": relaying.chunk_cost,
+    "node-throughput": through_nodes.throughput,
+    "node-chunks": through_nodes.chunk_cost,
     "speed": engines.speed,
     "swap": engines.swap,
     "idle": idle.idle,

@@ -21,12 +21,17 @@ class Answer:
     is_complete: bool = False
 
 
-def chat(model: str, prompt: str, tokens: int) -> bytes:
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": True, "max_tokens": tokens}
-    return json.dumps(body).encode()
+OPENAI, OLLAMA = "/v1/chat/completions", "/api/chat"
 
 
-async def ask(where: int | Path, body: bytes, answer: Answer, *, key: str = "") -> None:
+def chat(model: str, prompt: str, tokens: int, path: str = OPENAI) -> bytes:
+    """A streamed chat, as the dialect of `path` has it."""
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": True}
+    limit: dict[str, object] = {"max_tokens": tokens} if path == OPENAI else {"options": {"num_predict": tokens}}
+    return json.dumps({**body, **limit}).encode()
+
+
+async def ask(where: int | Path, body: bytes, answer: Answer, *, key: str = "", path: str = OPENAI) -> None:
     """Ask on a loopback port or a Unix socket, and count until the last byte."""
     connect = asyncio.open_connection("127.0.0.1", where) if isinstance(where, int) else (
         asyncio.open_unix_connection(str(where))
@@ -35,7 +40,7 @@ async def ask(where: int | Path, body: bytes, answer: Answer, *, key: str = "") 
     try:
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"{authorization}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
@@ -43,7 +48,7 @@ async def ask(where: int | Path, body: bytes, answer: Answer, *, key: str = "") 
             if count := data.count(PIECE):
                 answer.chunks += count
                 answer.first_at = answer.first_at or time.monotonic()
-            answer.is_complete = answer.is_complete or b"[DONE]" in data
+            answer.is_complete = answer.is_complete or b"[DONE]" in data or b'"done":true' in data
         answer.ended_at = time.monotonic()
     finally:
         writer.close()

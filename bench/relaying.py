@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import upstream
-from .client import Answer, ask, chat
+from .client import OPENAI, Answer, ask, chat
 from .load import Load, wrk
 from .machine import Row, child, cpu_seconds, free_port, middle, python, reachable, spread
 from .node import KEY, Server, running, short_folder, with_key
@@ -86,15 +86,16 @@ async def throughput() -> list[Row]:
 async def _pairs(in_flights: Sequence[int]) -> dict[int, list[Pair]]:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(running(with_key(STATIC), cpu=0, program="static"))
-        port = await stack.enter_async_context(_static_upstream())
+        port = await stack.enter_async_context(static_upstream())
         ours, bare = (f"http://127.0.0.1:{where}/v1/chat/completions" for where in (server.port, port))
         await wrk(ours, upstream.BODY, server.folder, in_flight=4, seconds=1, key=KEY)  # load, warm up
         return {
-            in_flight: [await _pair(server, ours, bare, in_flight) for _n in range(PAIRS)] for in_flight in in_flights
+            in_flight: [await one_pair(server, ours, bare, in_flight) for _n in range(PAIRS)]
+            for in_flight in in_flights
         }
 
 
-async def _pair(server: Server, ours: str, bare: str, in_flight: int) -> Pair:
+async def one_pair(server: Server, ours: str, bare: str, in_flight: int) -> Pair:
     async def run(url: str, key: str = "") -> Load:
         return await wrk(url, upstream.BODY, server.folder, in_flight=in_flight, seconds=RUN_S, key=key)
 
@@ -125,7 +126,7 @@ async def _smallest_relay_us() -> list[float]:
 
 
 @asynccontextmanager
-async def _static_upstream() -> AsyncIterator[int]:
+async def static_upstream() -> AsyncIterator[int]:
     with short_folder() as folder:
         port = free_port()
         async with child(upstream.command(folder / "nginx", f"listen 127.0.0.1:{port} backlog=1024;")) as process:
@@ -142,8 +143,8 @@ async def chunk_cost() -> list[Row]:
         async with _plain_relay(server.sockets()[-1]) as (port, pid):
             ours, bare = [], []
             for _n in range(PAIRS):
-                ours.append(await _chunk_us(server.port, server.pid))
-                bare.append(await _chunk_us(port, pid))
+                ours.append(await chunk_us(server.port, server.pid))
+                bare.append(await chunk_us(port, pid))
     return [
         Row(
             f"CPU per chunk, {STREAMS} streams",
@@ -166,13 +167,13 @@ async def _plain_relay(socket: Path) -> AsyncIterator[tuple[int, int]]:
             yield port, upstream.worker_of(master.pid)
 
 
-async def _chunk_us(port: int, pid: int) -> float:
+async def chunk_us(port: int, pid: int, path: str = OPENAI) -> float:
     """CPU per chunk while every stream is under way: neither its beginning nor its end is counted."""
     answers = [Answer() for _n in range(STREAMS)]
-    body = chat("slow", "Go on.", 90_000)
+    body = chat("slow", "Go on.", 90_000, path)
     tasks = []
     for answer in answers:
-        tasks.append(asyncio.create_task(ask(port, body, answer)))
+        tasks.append(asyncio.create_task(ask(port, body, answer, path=path)))
         await asyncio.sleep(1 / TOKENS_PER_S / STREAMS)  # else all of them tick at the same moment
     try:
         async with asyncio.timeout(30):

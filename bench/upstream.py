@@ -30,6 +30,7 @@ http {{
   server {{
     {listen}
     location = /health {{ default_type application/json; return 200 '{{"status":"ok"}}'; }}
+    location = /v1/models {{ default_type application/json; return 200 '{models}'; }}
     location /v1/ {{ {answer} }}
   }}
 }}
@@ -71,7 +72,8 @@ def _nginx(folder: Path, listen: str, answer: str) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     user = "user root;" if os.geteuid() == 0 else ""  # else root's nginx gives up the right to open private sockets
     path = folder / "nginx.conf"
-    path.write_text(CONFIGURATION.format(folder=folder, listen=listen, answer=answer, user=user))
+    models = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]})
+    path.write_text(CONFIGURATION.format(folder=folder, listen=listen, answer=answer, user=user, models=models))
     return [tool("nginx"), "-p", str(folder), "-c", str(path)]
 
 

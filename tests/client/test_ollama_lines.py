@@ -47,7 +47,7 @@ def test_a_line_over_the_limit_is_none_even_if_it_ends() -> None:
         list(Lines(bytes_max=10).feed(b"x" * 11 + b"\n"))
 
 
-@given(some.lists(TOLD))
+@given(some.lists(TOLD, max_size=12))
 def test_whatever_is_told_progress_makes_sense(told: list[dict[str, Any]]) -> None:
     progress = Progress()
     before: dict[tuple[str, str], int] = {}
