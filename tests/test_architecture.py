@@ -32,6 +32,7 @@ PURE = {
     "config/explain.py", "config/banner.py",
     "config/shared_layout.py", "config/changes.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
+    "providers/trimming.py", "providers/prompt_tokens.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
     "routing/affinity.py", "routing/room.py", "routing/turns.py", "gateway/admission.py",
     "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",

@@ -20,13 +20,23 @@ from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
 from modelyard.gateway.operations import Operations
 from modelyard.models.catalog import Catalog
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules
+from modelyard.providers.fitting import PromptLimits
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import LimitsChanged
 from modelyard.routing.fleet import Fleet
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
-from modelyard.wiring import aliases, deadlines, guard, keeping, llama_overrides, residency_limits, start_limits
+from modelyard.wiring import (
+    aliases,
+    deadlines,
+    guard,
+    keeping,
+    llama_overrides,
+    prompt_limits,
+    residency_limits,
+    start_limits,
+)
 from modelyard.workers.start import Starter
 
 CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who acts where the configuration says so, in the log of acts
@@ -41,6 +51,10 @@ class Live:
     @property
     def settings(self) -> Settings:
         return self.loaded.settings
+
+    def prompt_limits(self, model: str) -> PromptLimits:
+        """How long prompts to a model may be, by now."""
+        return prompt_limits(self.settings, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +135,9 @@ class Applying:
         for name in (*changed.nodes_removed, *changed.nodes_replaced):
             await self.others.fleet.remove(name)
         for name in (*changed.nodes_replaced, *changed.nodes_added):
-            parts = node_parts(given[name], self.live.settings, self.clock, self.others.fleet, self.manager)
+            parts = node_parts(
+                given[name], self.live.settings, self.clock, self.others.fleet, self.manager, self.live.prompt_limits
+            )
             self.others.fleet.put(node_rules(given[name]), parts)
         for name in changed.nodes_edited:
             self.others.fleet.set_rules(node_rules(given[name]))

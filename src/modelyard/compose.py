@@ -119,7 +119,7 @@ async def running_node(
 
         # The data plane and the control plane.
         metrics = Metrics()
-        others = await stack.enter_async_context(other_nodes(settings, clock, events, catalog, manager))
+        others = await stack.enter_async_context(other_nodes(live, clock, events, catalog, manager))
         inference = data_plane(live, clock, metrics, catalog, manager, others.router)
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
@@ -184,15 +184,16 @@ def residency(
 
 @asynccontextmanager
 async def other_nodes(
-    settings: Settings, clock: Clock, events: EventBus, catalog: Catalog, manager: ResidencyManager
+    live: Live, clock: Clock, events: EventBus, catalog: Catalog, manager: ResidencyManager
 ) -> AsyncIterator[Others]:
     """Everybody else who can answer, and the choice among all; connections to them end with the block."""
+    settings = live.settings
     fleet = Fleet(clock, catalog, events)
     prober = Prober(fleet, clock)
     fleet.nudge = prober.nudge
     for given in settings.nodes:
-        fleet.put(node_rules(given), node_parts(given, settings, clock, fleet, manager))
-    local = LocalProvider(manager, clock, deadlines(settings))
+        fleet.put(node_rules(given), node_parts(given, settings, clock, fleet, manager, live.prompt_limits))
+    local = LocalProvider(manager, clock, deadlines(settings), limits_of=live.prompt_limits)
     router = Router(
         fleet, Standings(fleet, manager.glance, clock), local, clock, rules=routing_rules(settings),
         budget=retry_budget(settings),

@@ -10,7 +10,9 @@ from modelyard.config.node_settings import NodeSettings
 from modelyard.config.schema import Settings
 from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
 from modelyard.providers.deadlines import Deadlines
+from modelyard.providers.fitting import LimitsOf
 from modelyard.providers.leased import LeasedProvider
+from modelyard.providers.limited import LimitedProvider
 from modelyard.providers.local import Leases
 from modelyard.providers.node_http import Address, NodeConnections
 from modelyard.providers.ollama import OllamaProvider
@@ -44,7 +46,9 @@ def node_rules(given: NodeSettings) -> NodeRules:
     )  # fmt: skip
 
 
-def node_parts(given: NodeSettings, settings: Settings, clock: Clock, fleet: Fleet, leases: Leases) -> NodeParts:
+def node_parts(
+    given: NodeSettings, settings: Settings, clock: Clock, fleet: Fleet, leases: Leases, limits_of: LimitsOf
+) -> NodeParts:
     """How a node is reached. Data and control have connections of their own: neither waits for the other."""
     key = given.key.get_secret_value() if given.key is not None else ""
     address = Address.parse(given.url, ca_file=given.ca_file, fingerprint=given.fingerprint or "")
@@ -76,7 +80,7 @@ def node_parts(given: NodeSettings, settings: Settings, clock: Clock, fleet: Fle
         data.close()
         control.close()
 
-    return NodeParts(provider, eye, models, close)
+    return NodeParts(LimitedProvider(provider, limits_of), eye, models, close)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from modelyard import demo
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock
-from modelyard.config.model_settings import ModelOptions
+from modelyard.config.model_settings import NO_OPTIONS, ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.engines import hardware
 from modelyard.engines.echo import echo_model
@@ -28,6 +28,7 @@ from modelyard.models.catalog import Alias, Catalog
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
 from modelyard.providers.deadlines import Deadlines
+from modelyard.providers.fitting import PromptLimits
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.model import Capability, Model, ModelSpec
 from modelyard.workers.launch_plan import Keeping
@@ -97,6 +98,18 @@ def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:
     sync = settings.sync
     is_baseline = sync.fallback and model.lower() in (name.lower() for name in sync.baseline_models)
     return (*named, *(sync.fallback_models if is_baseline else ()))
+
+
+def prompt_limits(settings: Settings, model: str) -> PromptLimits:
+    """How long prompts to a model may be: what is set for it, or for it at any node, or for all."""
+    given, own = settings.prompts, settings.models.own_options(model)
+    if own is NO_OPTIONS and "@" in model:
+        own = settings.models.own_options(model.partition("@")[0])
+    return PromptLimits(
+        own.max_input_tokens or given.max_input_tokens,
+        own.max_message_tokens or given.max_message_tokens,
+        bool(given.trim if own.trim is None else own.trim),
+    )
 
 
 def overrides(options: ModelOptions) -> LlamaOverrides:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import json
 import os
 import threading
 import time
@@ -162,6 +163,43 @@ async def test_large_bodies_lists_scrapes_and_rescans_hold_up_nobody() -> None:
             async with beats.during("rescan"):
                 found = await fetch(session, server, "/admin/models/rescan", "POST", json={})
                 assert len(found.get("models", ())) == MODELS + 1, found
+
+
+def prompts(model: str) -> dict[str, tuple[bytes, int]]:
+    """A megabyte each, and how it is answered."""
+
+    def body(content: str) -> bytes:
+        messages = [{"role": "user", "content": content}]
+        return json.dumps({"model": model, "max_tokens": 1, "messages": messages}, ensure_ascii=False).encode()
+
+    turns = [{"role": role, "content": "hello again, my old friend " * 18} for role in ("user", "assistant")] * 1000
+    return {
+        "a megabyte to count": (body("the quick brown fox jumps " * 40_000), 400),
+        "a megabyte of Chinese to count": (body("你好，世界。" * 58_000), 400),
+        "a megabyte of turns to leave out": (
+            json.dumps({"model": model, "max_tokens": 1, "messages": [*turns, turns[0]]}).encode(),
+            200,
+        ),
+    }
+
+
+async def test_counting_and_trimming_prompts_holds_up_nobody() -> None:
+    small = {"context_length": 512, "slots": 1, "prompt_cache_bytes": 0}
+    config = {
+        "memory": {"gpus": False},
+        "prompts": {"max_input_tokens": 256},
+        "models": {"launch": small, "options": {"yardling": {"trim": True}}},
+    }
+    with short_folder() as folder:
+        async with beating(folder, config) as server, client() as session:
+            beats = Beats(folder / "beats", server)
+            assert (await ask(session, server, "yardling", max_tokens=1)).status == 200
+
+            for what, (body, expected) in prompts("yardling").items():
+                async with beats.during(what):
+                    for _round in range(ROUNDS):
+                        answer = await post(session, server, body)
+                        assert answer.status == expected, answer.body[:300]
 
 
 async def post(session: aiohttp.ClientSession, server: Server, body: bytes) -> Answer:

@@ -132,6 +132,7 @@ class FakeLease:
     failures: list[YardError] = field(default_factory=list)
     leaving_because: str = ""
     degraded: tuple[str, ...] = ()
+    context_length: int = 0
 
     def progressed(self) -> None:
         self.progressed_at = time.monotonic()

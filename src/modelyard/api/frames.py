@@ -31,9 +31,13 @@ class Collector(Protocol):
 
 def note_of(ticket: Ticket) -> bytes:
     """What is to be said about this answer inside its body, as JSON; empty where all is as it was asked for."""
-    if not ticket.degraded:
+    if not ticket.degraded and ticket.trimmed is None:
         return b""
-    note: dict[str, object] = {"model": ticket.model, "degraded": ticket.degraded}
+    note: dict[str, object] = {"model": ticket.model}
+    if ticket.degraded:
+        note["degraded"] = ticket.degraded
     if ticket.fallback_reason:
         note["fallback_reason"] = ticket.fallback_reason
+    if ticket.trimmed is not None:
+        note["trimmed"] = ticket.trimmed  # its fields are the members
     return orjson.dumps(note)

@@ -91,6 +91,10 @@ def told_headers(ticket: Ticket, clock: Clock) -> RawHeaders:
         told.append((b"x-modelyard-attempts", b"%d" % ticket.attempts))
     if ticket.degraded:
         told.append((b"x-modelyard-degraded", ", ".join(ticket.degraded).encode("ascii", "replace")))
+    if ticket.fallback_reason:
+        told.append((b"x-modelyard-fallback-reason", ticket.fallback_reason.encode("ascii", "replace")))
+    if (trimmed := ticket.trimmed) is not None:
+        told.append((b"x-modelyard-trimmed", b"messages=%d, characters=%d" % (trimmed.messages, trimmed.characters)))
     if ticket.queue_s is None or ticket.load_s is None:
         return told
     told.append((b"x-modelyard-queue-ms", _ms(ticket.queue_s)))

@@ -34,6 +34,7 @@ SECTIONS = frozenset(
         "deadlines",
         "models",
         "roles",
+        "prompts",
         "nodes",
         "routing",
         "sync",
@@ -45,6 +46,7 @@ FOREIGN_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "MODEL_PATH": ("models", "folders"),
     "MODEL_BACKEND": ("models", "engine"),
     "MODEL_UNLOAD_ENABLED": ("residency", "unload_enabled"),
+    "MAX_INPUT_TOKENS": ("prompts", "max_input_tokens"),
 }
 
 Parts = tuple[str, ...]

@@ -67,7 +67,27 @@ class LaunchSettings(Section):
     )
 
 
-class ModelOptions(LaunchSettings):
+class PromptOptions(Section):
+    """How long prompts may be."""
+
+    max_input_tokens: Annotated[int | None, NoneText] = Field(
+        default=None, ge=16, le=1_000_000_000,
+        description="Most tokens a prompt may have, counted by the model's own tokenizer where there is one; not "
+        "given: as many as its context has. Over it: 400 `context_length_exceeded`, or see `trim`.",
+    )  # fmt: skip
+    max_message_tokens: Annotated[int | None, NoneText] = Field(
+        default=None, ge=32, le=1_000_000_000,
+        description="Most tokens one message of a chat may have. Over it: 400, or with `trim` its middle is cut out.",
+    )  # fmt: skip
+    trim: bool | None = Field(
+        default=None,
+        description="Leave out what is too long instead of refusing it, also what the context has no room for: the "
+        "oldest turns go first; system messages, the last user turn, and tool calls with their results stay. The "
+        "reply says so. Off where it is not given.",
+    )
+
+
+class ModelOptions(LaunchSettings, PromptOptions):
     """What differs for one model."""
 
     idle_ttl_s: Annotated[Ttl | None, NoneText] = Field(
@@ -84,6 +104,9 @@ class ModelOptions(LaunchSettings):
         default=0, ge=-100, le=100, description="Who waits for a model of higher priority gets memory first."
     )
     group: str = Field(default="", description="Name of its group in `models.groups`.")
+
+
+NO_OPTIONS = ModelOptions()
 
 
 class GroupSettings(Section):
@@ -135,9 +158,13 @@ class ModelsSettings(Section):
         default={}, description='Scripted fake models for tests and demonstrations: `[models.echo."name"]`.'
     )
 
+    def own_options(self, name: str) -> ModelOptions:
+        """What is set for one model alone."""
+        return next((value for key, value in self.options.items() if key.lower() == name.lower()), NO_OPTIONS)
+
     def options_for(self, name: str) -> ModelOptions:
         """The options of one model: its own where given, else those for every worker."""
-        own = next((value for key, value in self.options.items() if key.lower() == name.lower()), ModelOptions())
+        own = self.own_options(name)
         return own.model_copy(
             update={
                 field: value for field, value in self.launch if getattr(own, field) in (None, ()) and value is not None

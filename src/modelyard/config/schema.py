@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from modelyard.config.model_settings import ModelsSettings
+from modelyard.config.model_settings import ModelsSettings, PromptOptions
 from modelyard.config.node_settings import NodeList, RoutingSettings
 from modelyard.config.section import Section
 from modelyard.config.sync_settings import SyncSettings
@@ -187,6 +187,10 @@ class Settings(Section):
         default={},
         description='Roles usable as model names: `chat = "model"`. Roles that share a model load it once; unloaded by '
         "role it leaves with its last role.",
+    )
+    prompts: PromptOptions = Field(
+        default=PromptOptions(),
+        description='How long prompts may be. The same names in `[models.options."NAME"]` hold for one model.',
     )
     nodes: NodeList = Field(
         default=(), max_length=1000, description="Other servers that answer: one `[[nodes]]` table each."

@@ -88,6 +88,14 @@ def read_question(body: bytes, *, is_chat: bool, request_id: str, settings: Echo
     )
 
 
+def counted(path: str, body: bytes) -> dict[str, object]:
+    """What the tokenizer of this worker says: its template joins texts, and each word is a token."""
+    asked = json.loads(body)
+    if path == "/apply-template":
+        return {"prompt": " ".join(_text(message.get("content")) for message in asked["messages"])}
+    return {"tokens": [0] * len(str(asked["content"]).split())}
+
+
 def _text(content: object) -> str:
     if isinstance(content, str):
         return content

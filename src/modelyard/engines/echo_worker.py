@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import suppress
 
-from modelyard.engines.echo_answer import DONE, Frames, Question, Refused, read_question
+from modelyard.engines.echo_answer import DONE, Frames, Question, Refused, counted, read_question
 from modelyard.engines.echo_http import HttpRequest, Reply, serve
 from modelyard.engines.echo_settings import EchoSettings
 from modelyard.engines.worker_cell import enter
@@ -66,6 +66,8 @@ class EchoWorker:
             await reply.json(200, {"status": "ok"})
         elif request.path in ("/v1/models", "/models"):
             await reply.json(200, {"object": "list", "data": [{"id": "echo", "object": "model"}]})
+        elif request.method == "POST" and request.path in ("/apply-template", "/tokenize"):
+            await reply.json(200, counted(request.path, request.body))
         elif request.method == "POST" and request.path in _PATHS:
             await self._complete(request, reply)
         else:

@@ -42,6 +42,7 @@ class Usage:
             "provider": ticket.provider,
             "degraded": ticket.degraded,
             "fallback_reason": ticket.fallback_reason,
+            **({"trimmed_messages": ticket.trimmed.messages} if ticket.trimmed is not None else {}),
             "code": code,
             "finish_reason": finish,
             "streamed": ticket.streamed,

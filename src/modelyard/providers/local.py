@@ -19,8 +19,10 @@ from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
 from modelyard.types.model import Capability, Model
 
 from .deadlines import Deadlines
+from .fitting import NO_LIMITS, LimitsOf, fitted
 from .ticket import Ticket
 from .worker_stream import WorkerLease, WorkerStream
+from .worker_tokens import WorkerCounter
 
 AT_ONCE_S = 0.1  # within this a request is granted that nobody is in front of
 
@@ -44,9 +46,16 @@ class LocalProvider:
     """Answers with the workers of this node."""
 
     def __init__(
-        self, leases: Leases, clock: Clock, deadlines: Deadlines | None = None, *, name: str = "local"
+        self,
+        leases: Leases,
+        clock: Clock,
+        deadlines: Deadlines | None = None,
+        *,
+        name: str = "local",
+        limits_of: LimitsOf = lambda _model: NO_LIMITS,
     ) -> None:
         self.name = name
+        self._limits_of = limits_of
         self._leases = leases
         self._clock = clock
         self.deadlines = deadlines or Deadlines()
@@ -67,6 +76,7 @@ class LocalProvider:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
             ticket.degraded += lease.degraded
             ticket.phase = "prefill"
+            request = await self._fitted(model, request, ticket, lease)
             stream = WorkerStream(lease, model.name, request, ticket, self.deadlines)
             try:
                 ticket.sent_at = self._clock.monotonic()
@@ -78,6 +88,16 @@ class LocalProvider:
                 raise
             finally:
                 stream.close()
+
+    async def _fitted(
+        self, model: Model, request: InferenceRequest, ticket: Ticket, lease: WorkerLease
+    ) -> InferenceRequest:
+        """The request within the limits of its model, counted by the worker that is to answer it."""
+        counter = WorkerCounter(lease.worker, ticket.request_id, self.deadlines.connect_s)
+        return await fitted(
+            request, self._limits_of(model.name), counter, ticket, model=model.name,
+            context_length=lease.context_length,
+        )  # fmt: skip
 
     async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
         """No engine here embeds yet."""

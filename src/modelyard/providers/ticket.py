@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from modelyard.errors import YardError
-from modelyard.types.chat import FinishReason, Usage
+from modelyard.types.chat import FinishReason, Trimmed, Usage
 
 Phase = Literal["received", "queued", "prefill", "generating"]
 
@@ -24,7 +24,7 @@ class Ticket:
         "_error", "_task", "affinity", "answered_at", "attempts", "caller_id", "deadline_at", "degraded", "engine",
         "fallback_reason", "finish", "first_token_at", "has_others", "hops", "id", "is_retry", "load_s", "model",
         "output_chunks", "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at",
-        "started_at", "streamed", "usage", "wait_s_max", "why",
+        "started_at", "streamed", "trimmed", "usage", "wait_s_max", "why",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -49,6 +49,7 @@ class Ticket:
         self.deadline_at: float | None = None  # for the whole answer, if its caller set one
         self.affinity = ""  # what should go to the same node again: a session, or the beginning of a prompt
         self.degraded: tuple[str, ...] = ()  # what was given up so that it is answered: `model=small`, `kv_type=q8_0`
+        self.trimmed: Trimmed | None = None  # what was left out of the prompt
         self.fallback_reason = ""  # code of the error for which another model answers
         self.queue_s: float | None = None
         self.load_s: float | None = None

@@ -45,7 +45,9 @@ class Hosted:
 class Lease:
     """One slot of one worker. Lives exactly as long as the request that uses it; the manager takes it back."""
 
-    __slots__ = ("_clock", "_hosted", "_report", "degraded", "epoch", "load_s", "model", "queue_s", "worker")
+    __slots__ = (
+        "_clock", "_hosted", "_report", "context_length", "degraded", "epoch", "load_s", "model", "queue_s", "worker",
+    )  # fmt: skip
 
     def __init__(
         self, hosted: Hosted, asked_at: float, now: float, clock: Clock, report: Callable[[Hosted, YardError], None]
@@ -55,6 +57,7 @@ class Lease:
         self.epoch = hosted.epoch
         self.worker = hosted.worker
         self.degraded = hosted.spec.degraded  # what was given up so that it fits
+        self.context_length = hosted.spec.context_length  # tokens there is room for; 0: nobody knows
         self.load_s = max(0.0, hosted.ready_at - max(asked_at, hosted.began_at))  # of the wait, what was loading
         self.queue_s = max(0.0, now - asked_at - self.load_s)  # and the rest of it
         self._hosted = hosted

@@ -99,6 +99,17 @@ class InferenceRequest:
         return self.prompt is None
 
 
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What was left out of a prompt so that it keeps a limit."""
+
+    messages: int  # left out whole
+    characters: int  # of texts that were cut
+    tokens_before: int
+    tokens_after: int
+    is_estimated: bool = False  # no tokenizer of the model could be asked
+
+
 @dataclass(slots=True)
 class ToolCallDelta:
     """A piece of a tool call. `id` and `name` come in the first piece, `arguments` in any."""

@@ -1,0 +1,52 @@
+"""Settings about choice, prompts and stand-ins: what each may be, and where a wrong one stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelyard.config.load import Origin
+from modelyard.wiring import prompt_limits
+from tests.config.test_load import load, refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("[prompts]\nmax_input_tokens = 0\n", 2, "greater than or equal to 16"),
+        ("[prompts]\nmax_input_tokens = -5\n", 2, "greater than or equal to 16"),
+        ('[prompts]\nmax_input_tokens = "many"\n', 2, "valid integer"),
+        ("[prompts]\nmax_message_tokens = 1.5\n", 2, "valid integer"),
+        ('[prompts]\ntrim = "perhaps"\n', 2, "valid boolean"),
+        ('[models.options."big"]\n\nmax_input_tokens = 3\n', 3, "greater than or equal to 16"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    (tmp_path / "modelyard.toml").write_text(text)
+
+    error = str(refusal(tmp_path))
+
+    assert error.startswith(f"{tmp_path / 'modelyard.toml'}:{line}: ")
+    assert says in error
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "lots", "1e3", "9999999999999"])
+def test_a_variable_that_makes_no_sense_is_named(tmp_path: Path, value: str) -> None:
+    assert str(refusal(tmp_path, {"MAX_INPUT_TOKENS": value})).startswith(
+        "MAX_INPUT_TOKENS: prompts.max_input_tokens: "
+    )
+
+
+def test_limits_of_prompts_are_those_of_the_model_else_of_its_name_else_of_all(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text(
+        "[prompts]\nmax_input_tokens = 100\ntrim = true\n[models.options.big]\nmax_input_tokens = 50\ntrim = false\n"
+        '[models.options."big@studio"]\nmax_message_tokens = 40\n'
+    )
+    loaded = load(tmp_path)
+
+    limits = [prompt_limits(loaded.settings, name) for name in ("other", "Big", "big@attic", "big@studio")]
+
+    assert [(one.max_input_tokens, one.trim) for one in limits] == [(100, True), (50, False), (50, False), (100, True)]
+    assert [one.max_message_tokens for one in limits] == [None, None, None, 40]
+    assert loaded.origin(("models", "options", "big", "trim")) == Origin("file", f"{tmp_path / 'modelyard.toml'}:6")
