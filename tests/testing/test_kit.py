@@ -125,6 +125,24 @@ async def test_the_proxy_slices_delays_and_swallows() -> None:
     assert proxy.connection_count >= 2
 
 
+async def test_what_the_proxy_does_changes_while_a_connection_runs() -> None:
+    slow = Script(tokens=("tick ",) * 400, between_s=0.01)
+    async with FakeOpenAI(["m"]) as server, FaultProxy(server.url) as proxy, aiohttp.ClientSession() as session:
+        server.play(slow)
+        async with session.post(proxy.url + "/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+            await answer.content.readline()
+            proxy.network.is_black_hole = True
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(answer.content.read(), 0.5)
+            proxy.network.is_black_hole = False
+            after = await answer.content.readline()
+            proxy.network.is_refusing = True
+            with pytest.raises(aiohttp.ClientError):
+                await answer.content.read()
+
+    assert after
+
+
 async def test_it_runs_for_other_languages() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "modelyard.testing", "ollama", "--model", "x", stdout=asyncio.subprocess.PIPE

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,7 +29,7 @@ from .bodies import BODY_BYTES_MAX, LARGE_BYTES, read_body
 from .frames import Collector, Frames, note_of
 from .problems import Dialect, body_of
 from .streaming import BLOCKED_S, KEEPALIVE_S, CallerWatch, EventWriter
-from .yard_headers import RawHeaders, take_headers, told_headers
+from .yard_headers import RawHeaders, asked_headers, take_headers, told_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Exchange(Response):
         surface = self._surface
         try:
             with surface.inference.ticket(self._caller, self._route, request_id) as ticket:
+                state["asked"] = partial(asked_headers, ticket)  # for whoever writes an error in place of an answer
                 take_headers(scope["headers"], ticket)
                 data = await read_body(
                     self._request, bytes_max=surface.body_bytes_max, is_plain_read=self._is_plain_read

@@ -217,7 +217,10 @@ def failure_response(failure: Exception, state: Mapping[str, Any], *, path: str 
             error = YardError()
             trace = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(failure.__traceback__)]
             log.error("request.failed", request_id=request_id, error=type(failure).__qualname__, trace=trace)
-    return error_response(error, state.get("dialect", Dialect.OPENAI), request_id, state.get("language", "en"))
+    asked: Callable[[], Mapping[str, str]] = state.get("asked", dict)
+    return error_response(
+        error, state.get("dialect", Dialect.OPENAI), request_id, state.get("language", "en"), headers=asked()
+    )
 
 
 _BODIES: Mapping[str, Callable[[YardError, str, str], dict[str, object]]] = {

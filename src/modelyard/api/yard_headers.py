@@ -83,12 +83,7 @@ def told_headers(ticket: Ticket, clock: Clock) -> RawHeaders:
     told = [(b"openai-processing-ms", _ms(took_s))]
     if ticket.model:
         told.append((b"x-modelyard-model", ticket.model.encode("ascii", "replace")))
-    if ticket.provider:
-        told.append((b"x-modelyard-node", ticket.provider.encode("ascii", "replace")))
-    if ticket.why:
-        told.append((b"x-modelyard-route", ticket.why.encode("ascii", "replace")))
-    if ticket.attempts:
-        told.append((b"x-modelyard-attempts", b"%d" % ticket.attempts))
+    told += _asked(ticket)
     if ticket.degraded:
         told.append((b"x-modelyard-degraded", ", ".join(ticket.degraded).encode("ascii", "replace")))
     if ticket.fallback_reason:
@@ -103,6 +98,23 @@ def told_headers(ticket: Ticket, clock: Clock) -> RawHeaders:
         answered_at = ticket.answered_at or now
         ours_s = took_s - ticket.queue_s - ticket.load_s - (answered_at - ticket.sent_at)
         told.append((b"x-modelyard-overhead-ms", b"%.2f" % (max(ours_s, 0.0) * 1000)))
+    return told
+
+
+def asked_headers(ticket: Ticket) -> dict[str, str]:
+    """Who was asked, for an error: nothing if nobody was."""
+    return {name.decode(): value.decode() for name, value in _asked(ticket)} if ticket.attempts else {}
+
+
+def _asked(ticket: Ticket) -> RawHeaders:
+    """The node that was asked last, why that one, and how many were."""
+    told = []
+    if ticket.provider:
+        told.append((b"x-modelyard-node", ticket.provider.encode("ascii", "replace")))
+    if ticket.why:
+        told.append((b"x-modelyard-route", ticket.why.encode("ascii", "replace")))
+    if ticket.attempts:
+        told.append((b"x-modelyard-attempts", b"%d" % ticket.attempts))
     return told
 
 

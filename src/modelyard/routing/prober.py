@@ -61,7 +61,7 @@ class Prober:
         looks = [asyncio.ensure_future(self.look(node)) for node in self._fleet.nodes.values()]
         if looks:
             _done, late = await asyncio.wait(looks, timeout=within_s)
-            for look in late:  # not cancelled: the first look of its watch comes all the same
+            for look in late:  # given up: its watch begins with a look of its own
                 look.cancel()
 
     async def _watch(self, node: FleetNode) -> None:

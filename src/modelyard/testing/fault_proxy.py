@@ -1,6 +1,6 @@
 """A proxy for any hop that makes the network bad: slow, narrow, sliced, cut, half closed, or a black hole.
 
-What it does may be changed while connections run through it.
+What it does may be changed while connections run through it: each piece goes the way the network is at that moment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 READ_BYTES = 65_536
+HOLE_LOOK_S = 0.02  # how soon a black hole that ended is noticed
 
 
 @dataclass(slots=True)
@@ -23,8 +24,8 @@ class Network:
     latency_s: float = 0.0  # before each piece
     bytes_per_s: float | None = None
     slice_bytes: int | None = None  # pieces of at most so much
-    is_black_hole: bool = False  # connections are taken, and nothing ever comes
-    is_refusing: bool = False  # connections are broken off at once
+    is_black_hole: bool = False  # connections are taken, and nothing comes, either way, until this ends
+    is_refusing: bool = False  # connections are broken off at once; one that is open, at its next piece
     stall_after_bytes: int | None = None
     cut_after_bytes: int | None = None
     cut: str = "reset"  # reset, or end: an orderly close
@@ -74,11 +75,7 @@ class FaultProxy:
         self._tasks.add(task)
         self.connection_count += 1
         try:
-            if self.network.is_refusing:
-                return
-            if self.network.is_black_hole:
-                await reader.read(-1)
-                return
+            await self._passable()
             await self._pass_on(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass
@@ -99,21 +96,30 @@ class FaultProxy:
         finally:
             _reset(back_writer)
 
+    async def _passable(self) -> None:
+        """Wait while nothing comes through. Raises where connections are broken off."""
+        while self.network.is_black_hole:  # noqa: ASYNC110 - it may be changed by setting a field
+            await asyncio.sleep(HOLE_LOOK_S)
+        if self.network.is_refusing:
+            raise ConnectionResetError
+
     async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(READ_BYTES):
-            writer.write(data)
-            await writer.drain()
-            if self.network.half_close:
-                writer.write_eof()
-                return
         with suppress(OSError):
+            while data := await reader.read(READ_BYTES):
+                await self._passable()
+                writer.write(data)
+                await writer.drain()
+                if self.network.half_close:
+                    writer.write_eof()
+                    return
             writer.write_eof()
-        writer.transport.abort()  # whoever asked has gone
+        writer.transport.abort()  # whoever asked has gone, or was broken off
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0
         while data := await reader.read(READ_BYTES):
             for piece in _sliced(data, self.network.slice_bytes):
+                await self._passable()
                 network = self.network
                 if network.latency_s:
                     await asyncio.sleep(network.latency_s)
@@ -131,6 +137,8 @@ class FaultProxy:
                     if network.cut == "end":
                         writer.close()
                     return
+        if self.network.is_refusing:
+            return
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
