@@ -8,7 +8,9 @@
     │   ├── MethodNotAllowed      method_not_allowed
     │   ├── RequestTimeout        request_timeout         the request itself came too slowly
     │   ├── ContextLengthExceeded context_length_exceeded
+    │   ├── RefusedThere          upstream_refused        the node that was asked does not want this request
     │   └── CapabilityMissing     unsupported_capability  this model or engine cannot do that
+    │       └── NotOfferedThere   upstream_not_offered    the node that was asked has no such endpoint
     ├── NotAuthenticated          invalid_api_key
     ├── PermissionDenied          permission_denied
     │   ├── ModelNotAllowed       model_not_allowed
@@ -177,6 +179,22 @@ class CapabilityMissing(BadRequest):
     code = "unsupported_capability"
     text = N_("{model} cannot do this: {capability}.")
     hints = (N_("`modelyard show {model}` lists what it can do."),)
+
+
+class NotOfferedThere(CapabilityMissing):
+    """The node that was asked does not have this part of an API. Another may."""
+
+    code = "upstream_not_offered"
+    text = N_("{provider} does not offer this for {model}: it has no {path}.")
+    hints = (N_("Ask a model of another node, or name one that can: GET /v1/models lists who has what."),)
+
+
+class RefusedThere(BadRequest):
+    """The node that was asked understood the request and does not want it: a moderation, a right it does not give."""
+
+    code = "upstream_refused"
+    text = N_("{provider} refuses this request: {problem}")
+    hints = (N_("Change the request, or ask another model. The node itself and its other models are well."),)
 
 
 class NotAuthenticated(YardError):

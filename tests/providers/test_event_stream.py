@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 
 from modelyard.providers.event_stream import EventSplitter, FrameTooLarge
@@ -24,6 +27,24 @@ def test_events_arrive_byte_by_byte() -> None:
     found = [event for at in range(len(STREAM)) for event in splitter.feed(STREAM[at : at + 1])]
 
     assert found == EVENTS
+
+
+def test_an_event_in_many_pieces_is_put_together_once() -> None:
+    event = b"data: " + b"\n".join([b"a" * 62] * 2000) + b"\n\n"
+    splitter, joined = EventSplitter(), 0
+
+    def see(_frame: FrameType, kind: str, function: object) -> None:
+        nonlocal joined
+        joined += kind == "c_call" and getattr(function, "__name__", "") == "join"
+
+    sys.setprofile(see)
+    try:
+        for at in range(0, len(event), 64):
+            splitter.feed(event[at : at + 64])
+    finally:
+        sys.setprofile(None)
+
+    assert joined <= 2  # of the pieces, and of the lines
 
 
 def test_an_event_without_an_end_is_refused_once_it_is_too_long() -> None:

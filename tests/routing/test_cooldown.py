@@ -58,7 +58,7 @@ def test_so_many_failures_in_a_row_cool_even_an_only_node_down(failure: Failure,
 def test_what_is_said_of_one_model_leaves_the_others_alone(failure: Failure) -> None:
     one = some()
     fail(one, failure, 20)
-    is_of_node = failure in (Failure.CONNECT, Failure.LIMITED, Failure.OVERLOADED, Failure.AUTH)
+    is_of_node = failure in (Failure.CONNECT, Failure.OVERLOADED, Failure.AUTH)
 
     assert bool(one.until("n", "other", START)) is is_of_node
     assert one.until("another", "m", START) == 0.0
@@ -150,7 +150,7 @@ def test_a_time_that_a_node_names_is_kept_and_only_ever_lengthened() -> None:
     one.failed("n", "m", Failure.LIMITED, START, retry_after_s=40.0)
     named = one.until("n", "m", START)
     one.failed("n", "m", Failure.LIMITED, START + 1, retry_after_s=2.0)
-    one.failed("n", "m", Failure.AUTH, START + 1)
+    one.failed("n", "m", Failure.OUT_OF_MEMORY, START + 1)
     shorter = one.until("n", "m", START)
     one.recovered("n", START + 2)
     recovered = one.until("n", "m", START + 2)
@@ -422,7 +422,7 @@ class Shortened(Cooldowns):
     ) -> None:
         super().failed(node, model, failure, now, retry_after_s=retry_after_s, trials=trials)
         if retry_after_s is not None:
-            self._entries[(node, ANY)].until = now + retry_after_s
+            self._entries[(node, model)].until = now + retry_after_s
 
 
 class BlocksItsOwnTrial(Cooldowns):

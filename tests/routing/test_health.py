@@ -28,7 +28,7 @@ EVENTS: dict[str, Callable[[NodeHealth, float], None]] = {
     "connect": lambda one, now: one.attempt_failed(Failure.CONNECT, now),
     "stalled": lambda one, now: one.attempt_failed(Failure.STALLED, now),
     "auth": lambda one, now: one.attempt_failed(Failure.AUTH, now),
-    "limited": lambda one, now: one.attempt_failed(Failure.LIMITED, now, 40.0),
+    "limited": lambda one, now: one.look_failed(Failure.LIMITED, now, 40.0),
     "no memory": lambda one, now: one.attempt_failed(Failure.OUT_OF_MEMORY, now),
     "probed": lambda one, now: one.probed(now, None),
     "probe stalled": lambda one, now: one.probed(now, Failure.STALLED),
@@ -253,8 +253,8 @@ def test_control_calls_that_hang_are_a_reason_to_probe_while_it_is_known_what_is
 
 def test_a_limited_node_is_left_alone_for_its_time_and_never_for_less() -> None:
     one = well()
-    one.attempt_failed(Failure.LIMITED, START, 40.0)
-    one.attempt_failed(Failure.LIMITED, START + 1, 2.0)
+    one.look_failed(Failure.LIMITED, START, 40.0)
+    one.look_failed(Failure.LIMITED, START + 1, 2.0)
     one.answered(START + 2, "m")
     one.looked(START + 39)
 
@@ -269,11 +269,11 @@ def test_a_limited_node_is_left_alone_for_its_time_and_never_for_less() -> None:
 
 def test_a_node_that_goes_out_while_it_is_limited_comes_back_to_its_limit() -> None:
     one = well()
-    one.attempt_failed(Failure.LIMITED, START, 100.0)
+    one.look_failed(Failure.LIMITED, START, 100.0)
     one.look_failed(Failure.CONNECT, START + 1)
     one.look_failed(Failure.CONNECT, START + 2)
     out = one.state
-    one.attempt_failed(Failure.LIMITED, START + 3, 50.0)
+    one.look_failed(Failure.LIMITED, START + 3, 50.0)
     for second in range(4, 10):
         one.looked(START + second)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 
-from modelyard.errors import UpstreamInvalid, YardError
+from modelyard.errors import UpstreamInvalid, UpstreamRefusedKey, YardError
 
 from .node_http import NodeAnswer, NodeConnections
 from .remote_stream import connection_error, read_bounded
@@ -93,7 +93,11 @@ class NodeQuestions:
                 if not 200 <= answer.status < 300:
                     told = await read_bounded(answer, ERROR_BYTES_MAX)
                     failure = self._failure(model) if self._failure is not None else None
-                    raise node_failure(self.name, model, answer.status, told, answer.retry_after_s, failure)
+                    if answer.status == 403:  # of us, and of nobody's request
+                        raise UpstreamRefusedKey(provider=self.name)
+                    raise node_failure(
+                        self.name, model, answer.status, told, answer.retry_after_s, failure, path=path
+                    )  # fmt: skip
                 yield answer
                 is_complete = True
             finally:

@@ -81,7 +81,6 @@ class NodeAnswer(WorkerAnswer):
     def __init__(self) -> None:
         super().__init__()
         self.retry_after_s: float | None = None
-        self.used_count = 0
         self._is_complete = False  # the answer ended as HTTP says, and not with the connection
         self._is_dirty = False  # something came that belongs to no answer
         self._keeps_alive = False
@@ -89,7 +88,6 @@ class NodeAnswer(WorkerAnswer):
 
     def begin(self) -> None:
         """Before every request: what comes next is the answer to it."""
-        self.used_count += 1
         self.status, self.content_type, self.retry_after_s = 0, b"", None
         self._parser = httptools.HttpResponseParser(self)
         self._has_head = self._has_ended = self._is_complete = self._keeps_alive = False
@@ -161,21 +159,32 @@ class NodeConnections:
     ) -> NodeAnswer:
         """Send a request and wait for the head of its answer. The caller gives back what it gets, by `done`."""
         message = self._message(method, path, body, headers)
-        while True:
-            answer = self._take() or await self._connected(connect_s)
+        if (kept := self._take()) is not None:
             try:
-                answer.begin()
-                answer.send(message)
-                await answer.head()
+                return await self._asked(kept, message)
             except BrokenConnection:
-                answer.close()
-                if answer.used_count > 1 and answer.is_untouched:
-                    continue  # the node had hung up on an idle connection, and we had not heard of it yet
-                raise
-            except BaseException:
-                answer.close()
-                raise
-            return answer
+                if not kept.is_untouched:
+                    raise
+                # It had hung up on an idle connection, and we had not heard of it yet. The others are no better, and
+                # the request is sent once more and no oftener: else one request could be asked as often as there are.
+                self.drop_idle()
+        return await self._asked(await self._connected(connect_s), message)
+
+    @staticmethod
+    async def _asked(answer: NodeAnswer, message: bytes) -> NodeAnswer:
+        try:
+            answer.begin()
+            answer.send(message)
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def drop_idle(self) -> None:
+        """Hang up on every connection that nobody uses."""
+        while self._idle:
+            self._idle.pop()[0].close()
 
     def done(self, answer: NodeAnswer, *, is_complete: bool) -> None:
         """An answer is over. Its connection is kept only if what came is complete to its last byte."""
@@ -193,8 +202,7 @@ class NodeConnections:
         self._is_closed = True
         for task in self._ending:
             task.cancel()
-        while self._idle:
-            self._idle.pop()[0].close()
+        self.drop_idle()
 
     async def _end(self, answer: NodeAnswer) -> None:
         try:

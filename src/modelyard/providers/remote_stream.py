@@ -98,9 +98,9 @@ class RemoteStream:
             )
             if answer.status != 200:
                 body = await read_bounded(answer, ERROR_BODY_BYTES_MAX)
-                raise self._refusal(answer, body)
+                raise self._refusal(answer, body, request.path)
             if answer.content_type != request.media_type:
-                raise await self._wrong_type(answer)
+                raise await self._wrong_type(answer, request.path)
         except (NoConnection, BrokenConnection) as exc:
             raise connection_error(self._source, exc) from exc
 
@@ -141,15 +141,15 @@ class RemoteStream:
             self._connections.done(self._answer, is_complete=self._decoder.done)
             self._answer = None
 
-    def _refusal(self, answer: NodeAnswer, body: bytes) -> YardError:
+    def _refusal(self, answer: NodeAnswer, body: bytes, path: str) -> YardError:
         status = answer.status if answer.status != 200 else 0
-        return node_failure(self._source, self._model, status, body, answer.retry_after_s, self._failure)
+        return node_failure(self._source, self._model, status, body, answer.retry_after_s, self._failure, path=path)
 
-    async def _wrong_type(self, answer: NodeAnswer) -> YardError:
+    async def _wrong_type(self, answer: NodeAnswer, path: str) -> YardError:
         """An error in the place of a stream, perhaps; else something that is not what we asked for."""
         body = await read_bounded(answer, ERROR_BODY_BYTES_MAX)
         if answer.content_type == b"application/json" and body[:9] == b'{"error":':
-            return self._refusal(answer, body)
+            return self._refusal(answer, body, path)
         return UpstreamInvalid(provider=self._source, problem="its answer is not of the type it should be")
 
 
@@ -177,7 +177,8 @@ async def ask_whole(
     except (NoConnection, BrokenConnection) as exc:
         raise connection_error(source, exc) from exc
     if answer.status != 200:
-        raise node_failure(source, model, answer.status, body[:ERROR_BODY_BYTES_MAX], answer.retry_after_s, failure)
+        told = body[:ERROR_BODY_BYTES_MAX]
+        raise node_failure(source, model, answer.status, told, answer.retry_after_s, failure, path=request.path)
     if not is_complete:
         raise UpstreamInvalid(provider=source, problem="its answer is too large")
     if answer.content_type != request.media_type:

@@ -20,6 +20,8 @@ from modelyard.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     LoopDetected,
+    NotOfferedThere,
+    RefusedThere,
     UpstreamError,
     UpstreamInvalid,
     UpstreamLimited,
@@ -34,6 +36,7 @@ TEXT_CHARS_MAX = 300
 _PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
 # What llama.cpp answers with 500 although the request is at fault.
 _OUR_CALLERS = ("Failed to parse tool call arguments", "got exception: Unexpected empty grammar stack")
+_KEY_CODES = {"invalid_api_key", "authentication_error", "unauthorized", "invalid_authentication"}
 _TWO_NUMBERS = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
 
 
@@ -57,10 +60,13 @@ def node_failure(
     body: bytes,
     retry_after_s: float | None,
     failure: Callable[[Any, int | None], YardError] | None = None,
+    *,
+    path: str,
 ) -> YardError:
     """What another node answered in place of an answer. `status` 0: an error where a stream was expected.
 
-    `failure` reads what the node's dialect reports; OpenAI's if not given.
+    `failure` reads what the node's dialect reports; OpenAI's if not given. `path` is what was asked there. What says
+    only something of this request must not look like a fault of the node's: its other callers would pay for it.
     """
     try:
         error = msgspec.json.decode(body, type=_Envelope).error
@@ -69,10 +75,12 @@ def node_failure(
     if isinstance(error, dict) and (told := _of_one_like_us(error.get("code"))) is not None:
         return told
     match status:
-        case 401 | 403:
+        case 401:
             return UpstreamRefusedKey(provider=source)
+        case 403:
+            return _forbidden(source, error)
         case 404 | 405 | 410:
-            return UpstreamModelMissing(provider=source, model=model)
+            return _not_found(source, model, error, path)
         case 429:
             return UpstreamLimited(provider=source, retry_after_s=retry_after_s)
         case 408 | 504:
@@ -105,6 +113,25 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
     failed = UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
     verdict = diagnose(Evidence(text=text))
     return failed if verdict.code == "unknown" else explained(failed, verdict)
+
+
+def _forbidden(source: str, error: Any) -> YardError:
+    """The key, if it says so; else this one request, by a moderation or a right it does not give for this model."""
+    details: dict[str, Any] = error if isinstance(error, dict) else {}
+    if {details.get("code"), details.get("type")} & _KEY_CODES:
+        return UpstreamRefusedKey(provider=source)
+    text = error if isinstance(error, str) else details.get("message")
+    return RefusedThere(provider=source, problem=shown(text) if isinstance(text, str) and text else "403")
+
+
+def _not_found(source: str, model: str, error: Any, path: str) -> YardError:
+    """The model, if it says so; else there is nothing at this path, whatever the model."""
+    details: dict[str, Any] = error if isinstance(error, dict) else {}
+    text = error if isinstance(error, str) else details.get("message")
+    text = text.lower() if isinstance(text, str) else ""
+    if details.get("code") == "model_not_found" or model.lower() in text or "model" in text:
+        return UpstreamModelMissing(provider=source, model=model)
+    return NotOfferedThere(provider=source, model=model, path=path)
 
 
 def _of_one_like_us(code: object) -> YardError | None:

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 
 from .failures import Failure, is_local
 
+# Limits too: clouds count them per model, and where one is for all models each of them finds out by one request.
 OF_MODEL = (
     Failure.OUT_OF_MEMORY, Failure.MODEL_MISSING, Failure.STALLED, Failure.TIMEOUT, Failure.SERVER, Failure.INVALID,
+    Failure.LIMITED,
 )  # fmt: skip
 OF_BOTH = (Failure.SERVER, Failure.INVALID)  # and of the node, if several models do so
 AT_ONCE = (Failure.LIMITED, Failure.OVERLOADED, Failure.AUTH, Failure.MODEL_MISSING, Failure.OUT_OF_MEMORY)
 # A node that says so has answered, and is well: whoever found out by a trial of the node has found out nothing else.
-SAY_NOTHING_OF_THE_NODE = (Failure.MODEL_MISSING, Failure.OUT_OF_MEMORY)
+SAY_NOTHING_OF_THE_NODE = (Failure.MODEL_MISSING, Failure.OUT_OF_MEMORY, Failure.LIMITED)
 ANY = ""  # every model of a node
 STEPS_COUNTED = 16  # doublings beyond the longest time say nothing more
 

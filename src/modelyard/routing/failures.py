@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from modelyard.errors import (
     LoadFailed,
+    NotOfferedThere,
     OutOfMemory,
     UpstreamError,
     UpstreamInvalid,
@@ -62,6 +63,7 @@ _FAILURES: dict[type[BaseException], Failure] = {
     LoadFailed: Failure.SERVER,
 }
 _LATE = (Failure.TIMEOUT, Failure.STALLED)
+_NOT_THERE = (NotOfferedThere,)  # no fault of the node's, and another may have it
 
 
 def failure_of(error: BaseException) -> Failure | None:
@@ -83,7 +85,9 @@ def may_try_another(error: BaseException, *, retry_on_timeout: bool = False) -> 
     A node that was merely too slow may still be at work on it: asking another doubles the work, so it must be wished.
     """
     failure = failure_of(error)
-    return failure is not None and (failure not in _LATE or retry_on_timeout)
+    if failure is None:
+        return isinstance(error, _NOT_THERE)
+    return failure not in _LATE or retry_on_timeout
 
 
 def is_local(failure: Failure) -> bool:

@@ -125,9 +125,9 @@ class Fleet:
         self.tell_health(node, before, problem=str(error))
 
     def probed(self, node: FleetNode, error: YardError | None) -> None:
-        """A probe ended."""
+        """A probe ended; with an error that is not the node's fault it has answered."""
         before = node.health.state
-        failure = None if error is None else failure_of(error) or Failure.INVALID
+        failure = None if error is None else failure_of(error)  # a refusal is an answer: it is not the node's fault
         node.health.probed(self._clock.monotonic(), failure)
         self.tell_health(node, before, problem="" if error is None else str(error))
 
@@ -162,7 +162,7 @@ class Fleet:
         """An attempt failed by the node's fault."""
         before = node.health.state
         retry_after_s = error.retry_after_s if isinstance(error, YardError) else None
-        node.health.attempt_failed(failure, now, retry_after_s)
+        node.health.attempt_failed(failure, now)
         self.cooldowns.failed(node.name, model.name, failure, now, retry_after_s=retry_after_s, trials=trials)
         _log.info("fleet.attempt_failed", node=node.name, model=model.name, failure=failure.value)
         self.tell_health(node, before, problem=str(error))

@@ -3,7 +3,7 @@
     unknown ── look ──> healthy ── failures in a row ──> doubtful ── a good time ──> healthy
        any ── looks fail ──> out ── a good time ──> recovering ── a longer one ──> healthy
     doubtful ── probes fail ──> out        any ── refuses our key ──> misconfigured ── a look goes well ──> recovering
-       any ── says how long it wants nothing ──> limited ── that time is over ──> recovering
+       any ── limits looks ──> limited ── that time is over ──> recovering
 
 A node that answers control calls and makes no tokens is not healthy: only an answer or a probe ends a doubt about that.
 Where nothing can be probed, one request at a time is let through to find out, so there is a way back from everywhere.
@@ -112,14 +112,12 @@ class NodeHealth:
             self._ramps.setdefault(model, now)
         self._see_whether_well(now)
 
-    def attempt_failed(self, failure: Failure, now: float, retry_after_s: float | None = None) -> None:
+    def attempt_failed(self, failure: Failure, now: float) -> None:
         """A request failed there by its fault."""
         if failure is Failure.AUTH:
             self._needs_tokens, self._bad_at = True, now
             self._leave(Health.MISCONFIGURED, now, "it does not accept the key")
             return
-        if failure is Failure.LIMITED and retry_after_s is not None:
-            self._limit(now, retry_after_s)
         if failure in PASSING:
             return
         self._bad_at = now

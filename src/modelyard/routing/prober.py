@@ -12,13 +12,14 @@ import structlog
 
 from modelyard.clock import Clock
 from modelyard.errors import UpstreamError, UpstreamTimeout, YardError
-from modelyard.types.model import Model
+from modelyard.types.model import Capability, Model
 
 from .fleet import Fleet
 from .node import FleetNode
 
 UNREADABLE = "it could not be asked"
 PAUSE_S_LEAST = 0.05
+MAKES_TOKENS = frozenset((Capability.CHAT, Capability.COMPLETION))
 
 _log = structlog.get_logger()
 
@@ -121,7 +122,10 @@ class Prober:
             (
                 model
                 for model in models
-                if model.name in node.residents and not node.in_flight[model.name] and node.is_resident(model)
+                if model.capabilities & MAKES_TOKENS
+                and model.name in node.residents
+                and not node.in_flight[model.name]
+                and node.is_resident(model)
             ),
             None,
         )
