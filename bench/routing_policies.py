@@ -120,7 +120,7 @@ class Ours:
         self._turns, self._affinities = Turns(), Affinities()
 
     def choose(self, ask: Ask, views: Sequence[View], now: float) -> View:
-        key = affinity_key("tenant", ask.session, "")
+        key = affinity_key("tenant", ask.model, ask.session, "")
         favoured = self._affinities.node_for(key, now)
         standings = [self._standing(ask.model, view, favoured) for view in views]
         first = rank(standings, group=ask.model, turns=self._turns, prompt_tokens=ask.prompt_tokens)[0].standing

@@ -14,7 +14,8 @@ from modelyard.providers.fitting import LimitsOf
 from modelyard.providers.leased import LeasedProvider
 from modelyard.providers.limited import LimitedProvider
 from modelyard.providers.local import Leases
-from modelyard.providers.node_http import Address, NodeConnections
+from modelyard.providers.node_address import Address
+from modelyard.providers.node_http import NodeConnections
 from modelyard.providers.ollama import OllamaProvider
 from modelyard.providers.ollama_control import OllamaControl
 from modelyard.providers.ollama_residents import OllamaResidents
@@ -61,26 +62,29 @@ def node_parts(
     provider: NodeProvider
     eye: NodeControl
     models: NodeModels | None = None
+
+    def is_resident(model: Model) -> bool:
+        node = fleet.nodes.get(given.name)
+        return node is not None and node.is_resident(model)
+
     if given.kind == "ollama":
-
-        def is_resident(model: Model) -> bool:
-            node = fleet.nodes.get(given.name)
-            return node is not None and node.is_resident(model)
-
         provider = OllamaProvider(given.name, data, clock, deadlines, key=key, is_resident=is_resident)
         eye = models = OllamaControl(given.name, control, clock, key=key, connect_s=given.connect_s)
         if given.devices:
             provider = LeasedProvider(provider, leases, clock, queue_s=deadlines.queue_s)
     else:
         dialect = OpenAIDialect(given.extra_options, given.new_token_limit, given.continues)
-        provider = OpenAIProvider(given.name, data, clock, deadlines, key=key, dialect=dialect)
+        provider = OpenAIProvider(given.name, data, clock, deadlines, key=key, dialect=dialect, is_resident=is_resident)
         eye = OpenAIControl(given.name, control, key=key, connect_s=given.connect_s)
 
     async def close() -> None:
         data.close()
         control.close()
 
-    return NodeParts(LimitedProvider(provider, limits_of), eye, models, close)
+    return NodeParts(
+        LimitedProvider(provider, limits_of), eye, models, close, drop_idle=data.drop_idle,
+        heard_at=lambda: control.heard_at,
+    )  # fmt: skip
 
 
 @asynccontextmanager

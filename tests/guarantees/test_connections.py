@@ -6,7 +6,8 @@ import asyncio
 import os
 import random
 
-from modelyard.providers.node_http import Address, NodeConnections
+from modelyard.providers.node_address import Address
+from modelyard.providers.node_http import NodeConnections
 from modelyard.providers.worker_http import BrokenConnection, NoConnection
 from modelyard.testing import FakeOpenAI, Script
 from tests.support.counts import count, tell

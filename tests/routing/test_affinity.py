@@ -10,42 +10,46 @@ from modelyard.routing.affinity import Affinities, affinity_key
 texts = st.text(max_size=30)
 
 
-@given(st.tuples(texts, texts, texts), st.tuples(texts, texts, texts))
-def test_keys_are_alike_only_for_the_same_tenant_and_session_or_beginning(
-    one: tuple[str, str, str], other: tuple[str, str, str]
+@given(st.tuples(texts, texts, texts, texts), st.tuples(texts, texts, texts, texts))
+def test_keys_are_alike_only_for_the_same_tenant_and_model_and_session_or_beginning(
+    one: tuple[str, str, str, str], other: tuple[str, str, str, str]
 ) -> None:
-    def meaning(parts: tuple[str, str, str]) -> tuple[object, ...]:
-        tenant, session, beginning = parts
-        return (tenant, "session", session) if session else (tenant, "prompt", beginning) if beginning else ()
+    def meaning(parts: tuple[str, str, str, str]) -> tuple[object, ...]:
+        *whose, session, beginning = parts
+        return (*whose, "session", session) if session else (*whose, "prompt", beginning) if beginning else ()
 
     assert (affinity_key(*one) == affinity_key(*other)) == (meaning(one) == meaning(other))
 
 
 def test_two_tenants_never_share_a_key() -> None:
-    assert affinity_key("a", "s", "hello") != affinity_key("b", "s", "hello")
-    assert affinity_key("a", "", "hello") != affinity_key("b", "", "hello")
-    assert affinity_key("ab", "c", "") != affinity_key("a", "bc", "")
+    assert affinity_key("a", "m", "s", "hello") != affinity_key("b", "m", "s", "hello")
+    assert affinity_key("a", "m", "", "hello") != affinity_key("b", "m", "", "hello")
+    assert affinity_key("ab", "m", "c", "") != affinity_key("a", "m", "bc", "")
+
+
+def test_what_one_model_has_read_is_nothing_to_another() -> None:
+    assert affinity_key("a", "m", "s", "hello") != affinity_key("a", "n", "s", "hello")
 
 
 def test_a_session_counts_more_than_how_a_prompt_begins() -> None:
-    assert affinity_key("a", "s", "hello") == affinity_key("a", "s", "good evening")
-    assert affinity_key("a", "hello", "") != affinity_key("a", "", "hello")
+    assert affinity_key("a", "m", "s", "hello") == affinity_key("a", "m", "s", "good evening")
+    assert affinity_key("a", "m", "hello", "") != affinity_key("a", "m", "", "hello")
 
 
 def test_a_key_tells_nothing_of_the_prompt_and_is_short() -> None:
-    key = affinity_key("tenant", "", "secret" * 1000)
+    key = affinity_key("tenant", "m", "", "secret" * 1000)
 
     assert len(key) == 32
     assert "secret" not in key
 
 
 def test_text_that_is_no_text_has_a_key_too() -> None:
-    assert affinity_key("a", "", "\ud800")
+    assert affinity_key("a", "m", "", "\ud800")
 
 
 def test_nothing_to_go_by_is_no_key_and_is_not_kept() -> None:
     kept = Affinities()
-    kept.remember(affinity_key("a", "", ""), "one", 0)
+    kept.remember(affinity_key("a", "m", "", ""), "one", 0)
 
     assert len(kept) == 0
     assert kept.node_for("", 0) is None

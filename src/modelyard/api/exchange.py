@@ -188,8 +188,8 @@ class Answering(Exchange):
             comment=lambda: format.silence(frames, surface.inference.wait_of(ticket)),
         )
         async with surface.open(self._caller, asked, ticket) as stream:
-            frames.note = note_of(ticket)
             async for chunks in stream:
+                frames.note = note_of(ticket)  # what is given up may turn out on the way
                 if data := frames.encode(chunks):
                     await writer.write(data)
         await writer.finish(frames.end())

@@ -12,7 +12,7 @@ from modelyard.types.chat import Chunk
 
 
 class Frames(Protocol):
-    """Writes the frames of one streamed answer. `note` is told in the last of them."""
+    """Writes the frames of one streamed answer. `note` is told in the last of them, as it is then."""
 
     note: bytes
 

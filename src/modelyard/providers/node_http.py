@@ -12,6 +12,7 @@ import asyncio
 import email.utils
 import hashlib
 import hmac
+import math
 import os
 import re
 import socket
@@ -19,12 +20,10 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import httptools
 
+from .node_address import Address
 from .worker_http import BrokenConnection, NoConnection, WorkerAnswer
 
 IDLE_COUNT_MAX = 32
@@ -32,47 +31,6 @@ IDLE_S = 30.0
 END_S = 1.0  # for the end of an answer that has said all it has to say
 RETRY_AFTER_S_MAX = 86_400.0
 _UNSAFE = re.compile(r"[^\t -~]")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a node listens.
-
-    >>> Address.parse("https://api.example.com/openai/").path("/v1/models")
-    '/openai/v1/models'
-    >>> Address.parse("http://[::1]:8000").host_header
-    '[::1]:8000'
-    """
-
-    host: str
-    port: int
-    is_tls: bool = False
-    base_path: str = ""
-    ca_file: Path | None = None
-    fingerprint: str = ""  # SHA-256 of the certificate that alone is trusted, in hexadecimal digits
-
-    @classmethod
-    def parse(cls, url: str, *, ca_file: Path | None = None, fingerprint: str = "") -> Address:
-        """From a URL that was checked when it was configured. A path ending in `/v1` means what is above it."""
-        parts = urlsplit(url)
-        is_tls = parts.scheme == "https"
-        return cls(
-            parts.hostname or "", parts.port or (443 if is_tls else 80), is_tls,
-            parts.path.rstrip("/").removesuffix("/v1"), ca_file, fingerprint.replace(":", "").lower(),
-        )  # fmt: skip
-
-    @property
-    def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """Without anything below it."""
-        return f"{'https' if self.is_tls else 'http'}://{self.host_header}{self.base_path}"
-
-    def path(self, below: str) -> str:
-        return self.base_path + below
 
 
 class NodeAnswer(WorkerAnswer):
@@ -153,6 +111,7 @@ class NodeConnections:
         self._idle: deque[tuple[NodeAnswer, float]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self.heard_at = -math.inf  # when the head of an answer came last, monotonic
 
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, connect_s: float
@@ -170,8 +129,7 @@ class NodeConnections:
                 self.drop_idle()
         return await self._asked(await self._connected(connect_s), message)
 
-    @staticmethod
-    async def _asked(answer: NodeAnswer, message: bytes) -> NodeAnswer:
+    async def _asked(self, answer: NodeAnswer, message: bytes) -> NodeAnswer:
         try:
             answer.begin()
             answer.send(message)
@@ -179,6 +137,7 @@ class NodeConnections:
         except BaseException:
             answer.close()
             raise
+        self.heard_at = time.monotonic()
         return answer
 
     def drop_idle(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from .deadlines import Deadlines
 from .node_http import NodeConnections
 from .openai_request import encode_request, path_of
 from .openai_wire import AnswerDecoder
-from .remote_stream import RemoteRequest, RemoteStream, ask_whole
+from .remote_stream import RemoteRequest, RemoteStream, ask_whole, for_model
 from .ticket import Ticket
 
 EVENTS, JSON = b"text/event-stream", b"application/json"
@@ -72,7 +72,10 @@ class OpenAIProvider:
         *,
         key: str = "",
         dialect: OpenAIDialect | None = None,
+        is_resident: Callable[[Model], bool] = lambda _model: True,
     ) -> None:
+        """`is_resident` tells, as far as is known, whether a model is there already; most servers have it there."""
+        self._is_resident = is_resident
         self.name = name
         self._connections, self._clock, self._deadlines = connections, clock, deadlines
         self._dialect = dialect or OpenAIDialect()
@@ -87,9 +90,8 @@ class OpenAIProvider:
         ticket.provider, ticket.phase = self.name, "prefill"
         ticket.queue_s, ticket.load_s = ticket.queue_s or 0.0, ticket.load_s or 0.0
         decoder = partial(AnswerDecoder, self.name, request.choices)
-        stream = RemoteStream(
-            self._connections, self.name, model.node_model, ticket, self._deadlines, self._clock, decoder
-        )
+        deadlines = for_model(self._deadlines, model.size_bytes, is_resident=self._is_resident(model))
+        stream = RemoteStream(self._connections, self.name, model.node_model, ticket, deadlines, self._clock, decoder)
         try:
             ticket.sent_at = self._clock.monotonic()
             await stream.open(self._request(path_of(request), encode(request, model.node_model, self._dialect), EVENTS))
@@ -104,7 +106,8 @@ class OpenAIProvider:
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         asked = self._request("/v1/embeddings", orjson.dumps(body), JSON)
-        budget_s, ticket.sent_at = self._deadlines.first_token_s, self._clock.monotonic()
+        deadlines = for_model(self._deadlines, model.size_bytes, is_resident=self._is_resident(model))
+        budget_s, ticket.sent_at = deadlines.first_token_s, self._clock.monotonic()
         try:
             async with asyncio.timeout(budget_s):
                 raw = await ask_whole(

@@ -84,6 +84,7 @@ class RemoteStream:
         self._make_decoder = decoder
         self._decoder = decoder()
         self._answer: NodeAnswer | None = None
+        self._load_until = clock.monotonic() + deadlines.first_token_s + deadlines.load_s
         self._watch = QuietWatch(Alone(), ticket, deadlines, source)
 
     async def open(self, request: RemoteRequest) -> None:
@@ -134,6 +135,8 @@ class RemoteStream:
                 if not watch.has_token and any(type(chunk) is not Progress for chunk in chunks):
                     watch.first_token()
                 return chunks
+            if not watch.has_token and self._clock.monotonic() < self._load_until:
+                watch.wait()  # comments, or lines that say nothing: it loads. Later only tokens are signs of life
         raise StopAsyncIteration
 
     def _leave(self) -> None:

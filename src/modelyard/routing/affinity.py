@@ -12,21 +12,22 @@ from hashlib import blake2b
 KEY_BYTES = 16
 
 
-def affinity_key(tenant: str, session: str, prompt_beginning: str) -> str:
-    """What names this session, or prompts that begin alike, for this tenant alone; empty if there is neither.
+def affinity_key(tenant: str, model: str, session: str, prompt_beginning: str) -> str:
+    """What names this session, or prompts that begin alike, with this model for this tenant alone; empty if there is
+    neither. What one model has read is worth nothing to another.
 
     A session counts more than a beginning. Lengths are part of what is hashed, so no text of one can pose as another.
 
-    >>> affinity_key("a", "", "You are") == affinity_key("b", "", "You are")
+    >>> affinity_key("a", "m", "", "You are") == affinity_key("b", "m", "", "You are")
     False
-    >>> affinity_key("a", "", "")
+    >>> affinity_key("a", "m", "", "")
     ''
     """
     if not session and not prompt_beginning:
         return ""
     kind, text = (b"session", session) if session else (b"prompt", prompt_beginning)
     hashed = blake2b(digest_size=KEY_BYTES, person=b"affinity")
-    for part in (tenant.encode(errors="surrogatepass"), kind, text.encode(errors="surrogatepass")):
+    for part in (tenant.encode(errors="surrogatepass"), model.encode(), kind, text.encode(errors="surrogatepass")):
         hashed.update(len(part).to_bytes(8, "big") + part)
     return hashed.hexdigest()
 

@@ -33,6 +33,7 @@ class Attempt:
     def began(self, now: float) -> None:
         """Its first content is there: the node can answer."""
         self._began_at = now
+        self._node.waiting.discard(self._ticket)
         before = self._node.health.state
         self._node.health.answered(now, self._model.name)
         self._fleet.tell_health(self._node, before)

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import NodeNotFound, YardError
+from modelyard.errors import NodeNotFound, UpstreamUnreachable, YardError
 from modelyard.events import EventBus
 from modelyard.providers.ticket import Ticket
 from modelyard.types.fleet import FleetNodeStatus, Health, NodeLook
@@ -117,12 +117,21 @@ class Fleet:
         self._offer(node, look)
         self.tell_health(node, before)
 
-    def missed(self, node: FleetNode, error: YardError) -> None:
-        """A look failed. What it had stays listed, with its age."""
+    def missed(self, node: FleetNode, error: YardError, *, is_silent: bool = True) -> None:
+        """A look failed. What it had stays listed, with its age.
+
+        `is_silent`: not one control call was answered. A node that is out and silent is given up by whoever waits
+        there for a first token: another may be asked. One that answers some calls may be loading, which would be lost.
+        """
         before = node.health.state
         failure = failure_of(error) or Failure.INVALID
         node.health.look_failed(failure, self._clock.monotonic(), error.retry_after_s)
         self.tell_health(node, before, problem=str(error))
+        if is_silent and failure in (Failure.CONNECT, Failure.TIMEOUT):
+            node.parts.drop_idle()  # they may lead nowhere; a new one says so within seconds
+            if node.health.state is Health.OUT:
+                for ticket in list(node.waiting):
+                    ticket.interrupt(UpstreamUnreachable(provider=node.name, problem="it has stopped answering"))
 
     def probed(self, node: FleetNode, error: YardError | None) -> None:
         """A probe ended; with an error that is not the node's fault it has answered."""
@@ -139,6 +148,7 @@ class Fleet:
         node, attempt = self.node(model.node), Attempt(self, self.node(model.node), model, ticket, self._now())
         node.in_flight[model.name] += 1
         node.queued_tokens[model.name] += tokens
+        node.waiting.add(ticket)
         error: BaseException | None = None
         try:
             yield attempt
@@ -148,6 +158,7 @@ class Fleet:
         finally:
             node.in_flight[model.name] -= 1
             node.queued_tokens[model.name] -= tokens
+            node.waiting.discard(ticket)
             attempt.ended(error, self._now())
 
     def failed(

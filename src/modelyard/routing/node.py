@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
+from modelyard.providers.ticket import Ticket
 from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Kind, Model
 
@@ -52,6 +53,8 @@ class NodeParts:
     control: NodeControl
     models: NodeModels | None  # what can be done to its models, if anything
     close: Callable[[], Awaitable[None]]
+    drop_idle: Callable[[], None] = lambda: None  # of the connections for answers those that nobody uses
+    heard_at: Callable[[], float] = lambda: float("-inf")  # when any control call was last answered, monotonic
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +72,7 @@ class FleetNode:
     tokens_per_s: dict[str, float] = field(default_factory=dict)  # of one answer, by our name of the copy
     load_bytes_per_s: float = LOAD_BYTES_PER_S
     error_ratio: float = 0.0
+    waiting: set[Ticket] = field(default_factory=set)  # requests that wait there for their first content
     most_bytes: int = 0  # it was ever seen to hold at once
     coming: dict[str, int] = field(default_factory=dict)  # sizes of models it was asked for and did not hold, by name
 
@@ -90,9 +94,14 @@ class FleetNode:
         self.most_bytes = max(self.most_bytes, self.resident_bytes)
         self.coming = {name: size for name, size in self.coming.items() if self._is_still_coming(name)}
 
+    @property
+    def tells_residents(self) -> bool:
+        """Whether it says what it has in memory."""
+        return self.look is None or self.look.residents is not None
+
     def is_resident(self, model: Model) -> bool:
         """Whether it has the model in memory, or never says: a server of one model has it there."""
-        if self.look is not None and self.look.residents is None:
+        if not self.tells_residents:
             return True
         found = self.residents.get(model.name)
         return found is not None and found.state in ("resident", "draining")

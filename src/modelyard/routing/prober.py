@@ -80,14 +80,15 @@ class Prober:
 
     async def look(self, node: FleetNode) -> None:
         """One look, and what it says to the fleet."""
-        limit_s = node.rules.health_timeout_s
+        limit_s, began_at = node.rules.health_timeout_s, self._clock.monotonic()
         try:
             async with asyncio.timeout(limit_s):
                 look = await node.parts.control.look()
         except TimeoutError:
-            self._fleet.missed(node, UpstreamTimeout(model=node.name, budget_s=limit_s))
-        except YardError as error:
-            self._fleet.missed(node, error)
+            error = UpstreamTimeout(model=node.name, budget_s=limit_s)
+            self._fleet.missed(node, error, is_silent=node.parts.heard_at() < began_at)
+        except YardError as failure:
+            self._fleet.missed(node, failure)
         except Exception:
             _log.exception("fleet.look_failed", node=node.name)
             self._fleet.missed(node, UpstreamError(provider=node.name, problem=UNREADABLE))

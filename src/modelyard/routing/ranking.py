@@ -7,6 +7,7 @@ It knows neither how a figure was found nor what happens to whoever is asked: he
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from enum import IntEnum
 from statistics import median
 from typing import Literal
 
-from modelyard.types.model import Pick
+from modelyard.types.model import Kind, Pick
 
 from .turns import Turns
 
@@ -34,6 +35,7 @@ FAILED_S = 10.0  # what a failure costs whoever waits
 ERROR_RATIO_MAX = 0.9
 WEIGHT_LEAST = 1e-6  # less counts as this much: nothing is divided by what is as good as 0
 AFFINITY_S = 0.5  # what a cached beginning is worth even if it is short
+KIND_S = 5.0  # kinds are not mixed: an earlier one that has the model in memory is worth so long a wait
 AFFINITY_S_MAX = 5.0  # the load guard: no cache is worth a longer wait
 EQUAL_S, EQUAL_RATIO = 0.1, 0.1  # closer than our figures are exact
 
@@ -56,7 +58,9 @@ class Standing:
     weight: float = 1.0  # 0: drained
     usable: Usable = Usable.YES
     reason_not: str = ""  # why it is not usable
+    kind: Kind = "local"
     is_resident: bool = False
+    is_told: bool = True  # that it is, or is not; else its server never says, and is taken to have it there
     load_s: float = 0.0  # predicted, if it is not resident; includes what must leave first
     has_room: bool | None = None  # whether it fits without anybody leaving; None: nobody knows
     in_flight: int = 0  # of this copy, waiting and running; if it is not resident, they wait for a load under way
@@ -173,29 +177,50 @@ class _Asking:
             first = min(tier, key=lambda one: one.place)
             return [(one, "first" if one is first else "overflow") for one in inside]
         warm = [one for one in tier if _is_warm(one)]
+        warm = [one for one in warm if one.is_told] or warm
         if pick == "warm" and warm:
-            cold = [one for one in tier if not _is_warm(one)]
+            cold = [one for one in tier if one not in warm]
             return [(one, "warm") for one, _ in self.by_strategy(warm)] + self._rest(cold)
         return self.by_strategy(tier)
 
     def by_strategy(self, tier: Sequence[Standing]) -> _Order:
         """Who goes first, and then the others by what may be expected of them."""
         weights = _weights(tier)
+        kin = self._of_one_kind(tier) if self.strategy == "best" else tier
         if self.strategy == "best":
-            first, reason = self._best(tier, weights)
+            first, reason = self._best(kin, tier)
+            if len(kin) == 1 < len(tier) and reason in ("load", "least-loaded"):
+                reason = "order"
         elif self.strategy == "least_busy":
             first, reason = self._least_busy(tier, weights)
         else:
             if self.strategy == "round_robin":
                 weights = _weights(tier, are_equal=True)
             first, reason = self._turn(tier, weights), "weight" if self.strategy == "weighted" else "turn"
-        return [(first, reason), *self._rest([one for one in tier if one is not first])]
+        others = [one for one in tier if one not in kin]
+        return [(first, reason), *self._rest([one for one in kin if one is not first]), *self._rest(others)]
 
-    def _best(self, tier: Sequence[Standing], weights: Mapping[str, float]) -> tuple[Standing, str]:
+    def _of_one_kind(self, tier: Sequence[Standing]) -> Sequence[Standing]:
+        """Those of the kind that is asked first: in the configured order the first that has the model in memory and
+        keeps nobody waiting much longer than another would; where none has it there, the first.
+        """
+        kinds = dict.fromkeys(one.kind for one in sorted(tier, key=lambda one: one.place))
+        if len(kinds) < 2:
+            return tier
+        soonest_s: dict[Kind, float] = {}
+        for one in tier:
+            if _is_warm(one) and one.is_told:
+                soonest_s[one.kind] = min(self._value_s(one), soonest_s.get(one.kind, math.inf))
+        least_s = min(soonest_s.values(), default=0.0)
+        near = [kind for kind in kinds if kind in soonest_s and soonest_s[kind] <= least_s + KIND_S]
+        first = (near or [*kinds])[0]
+        return [one for one in tier if one.kind == first]
+
+    def _best(self, kin: Sequence[Standing], tier: Sequence[Standing]) -> tuple[Standing, str]:
         """(1) Who starts slowly stands back, (2) a favoured one counts as that much faster, (3) equals take turns."""
-        free = self._without_ramping(tier, weights)  # (1)
-        worth = {one.model: self._worth_s(one) for one in free}
-        values = {one.model: self.expected_s[one.model] - worth[one.model] for one in free}  # (2)
+        weights = _weights(kin)
+        free = self._without_ramping(kin, weights)  # (1)
+        values = {one.model: self._value_s(one) for one in free}  # (2)
         least = min(free, key=lambda one: values[one.model])
         if least.is_favoured:
             self.turns.ramped(self.group, least.model)
@@ -229,6 +254,9 @@ class _Asking:
         is_warm_free = any(_is_warm(one) for one in free)
         return [*free, *(one for one in tier if one.model in held and _is_warm(one) and not is_warm_free)] or tier
 
+    def _value_s(self, one: Standing) -> float:
+        return self.expected_s[one.model] - self._worth_s(one)
+
     def _worth_s(self, one: Standing) -> float:
         if not one.is_favoured:
             return 0.0
@@ -236,7 +264,7 @@ class _Asking:
         return min(AFFINITY_S + work_tokens(self.prompt_tokens, 0) / speed, AFFINITY_S_MAX)
 
     def _reason(self, first: Standing, tier: Sequence[Standing], *, are_equal: bool) -> str:
-        warm = [one for one in tier if _is_warm(one)]
+        warm = [one for one in tier if _is_warm(one) and one.is_told]
         if not _is_warm(first):
             return "copy" if warm else "load"
         if len(warm) == 1 and len(tier) > 1:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    contextmanager,
     nullcontext,
 )
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class Router:
 
         async def asked(model: Model) -> EmbedAnswer:
             with self._attempt(model, wanted, ticket) as attempt:
-                answer = await self._provider(model).embed(model, request, ticket)
+                with self._or_another(model, ticket):
+                    answer = await self._provider(model).embed(model, request, ticket)
                 if attempt is not None:
                     attempt.began(self._clock.monotonic())
                 return answer
@@ -117,7 +119,7 @@ class Router:
         """Ask one after the other, the best first, until one answers. Each is asked once."""
         failed: dict[str, YardError] = {}
         self.budget.requested(self._clock.monotonic())
-        key = affinity_key(ticket.caller_id, wanted.session, wanted.beginning)
+        key = affinity_key(ticket.caller_id, candidates.name, wanted.session, wanted.beginning)
         while True:
             ranked = self._ranked(candidates, wanted, key, failed)
             if not ranked:
@@ -172,21 +174,26 @@ class Router:
         """One attempt up to its first content, and what ends it."""
         async with AsyncExitStack() as own:
             attempt = own.enter_context(self._attempt(model, wanted, ticket))
-            try:
+            with self._or_another(model, ticket):
                 chunks = await own.enter_async_context(self._provider(model).answer(model, request, ticket))
                 first = await first_content(chunks)
-            except asyncio.CancelledError:
-                error = ticket.interrupted_by  # a deadline of ours for this node, perhaps: then another may be asked
-                is_late = error is not None and may_try_another(error, retry_on_timeout=self.rules.retry_on_timeout)
-                if error is None or not model.node or not is_late:
-                    raise
-                if not ticket.reprieve():
-                    raise
-                raise error from None
             if attempt is not None:
                 attempt.began(self._clock.monotonic())
             return Begun(first, chunks), own.pop_all()
         raise AssertionError("nothing in the block is swallowed")
+
+    @contextmanager
+    def _or_another(self, model: Model, ticket: Ticket) -> Iterator[None]:
+        """What we ourselves hold against a node ends its attempt and not the request, if another may be asked."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            error = ticket.interrupted_by
+            if error is None or not model.node:
+                raise
+            if not may_try_another(error, retry_on_timeout=self.rules.retry_on_timeout) or not ticket.reprieve():
+                raise
+            raise error from None
 
     def _attempt(self, model: Model, wanted: Wanted, ticket: Ticket) -> AbstractContextManager[Attempt | None]:
         """Of a local model residency keeps account."""

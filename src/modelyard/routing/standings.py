@@ -65,8 +65,9 @@ class Standings:
             return Standing(model.name, model.node, usable=Usable.NO, reason_not="it is not configured any more")
         usable, reason = (Usable.LAST, "spared") if is_spared else self._usable(node, model, now)
         return Standing(
-            model.name, node.name, weight=node.rules.weight, usable=usable, reason_not=reason,
-            is_resident=node.is_resident(model), load_s=node.load_s(model), has_room=node.has_room(model),
+            model.name, node.name, weight=node.rules.weight, usable=usable, reason_not=reason, kind=model.kind,
+            is_resident=node.is_resident(model), is_told=node.tells_residents,
+            load_s=node.load_s(model), has_room=node.has_room(model),
             in_flight=node.in_flight[model.name],
             slots=node.rules.slots, queued_tokens=node.queued_tokens[model.name],
             tokens_per_s=node.tokens_per_s.get(model.name), error_ratio=node.error_ratio, is_favoured=is_favoured,
