@@ -169,6 +169,7 @@ async def test_where_it_is_switched_on_another_node_goes_on_from_the_middle_and_
         sent = yard.nodes["b"].questions[0].body["messages"]
 
     begun = "one two three " if fault == "truncated" else "one two "
+    assert answer.note == {"model": "m@b", "degraded": ["continued_on=b"]}
     assert (answer.text, answer.code, answer.has_end) == (f"{begun}and the rest", "", True)
     assert sent[-1] == {"role": "assistant", "content": begun}
     assert plain.is_whole

@@ -30,6 +30,7 @@ class Answer:
     node: str = ""
     has_end: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    note: object = None  # the body's member of ours
 
     @property
     def is_whole(self) -> bool:
@@ -83,15 +84,16 @@ async def read(answer: aiohttp.ClientResponse) -> Answer:
             return Answer(answer.status, code=told["error"]["code"], node=node, headers=headers)
         text = told["choices"][0]["message"]["content"]
         return Answer(answer.status, text or "", node=node, has_end=True, headers=headers)
-    text, code, has_end = "", "", False
+    text, code, has_end, note = "", "", False, None
     async for line in answer.content:
         if line.startswith(b"data: [DONE]"):
             has_end = True
         elif line.startswith(b"data: "):
             event = json.loads(line[6:])
             code = code or (event.get("error") or {}).get("code", "")
+            note = event.get("modelyard", note)
             text += "".join(one["delta"].get("content") or "" for one in event.get("choices") or ())
-    return Answer(answer.status, text, code, node, has_end, headers)
+    return Answer(answer.status, text, code, node, has_end, headers, note)
 
 
 @asynccontextmanager

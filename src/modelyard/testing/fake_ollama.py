@@ -199,7 +199,8 @@ class FakeOllama(FakeServer):
             await reply.send(line(_call(script)))
         tokens = () if script.tool is not None else script.pieces(request.number)
         error = json.dumps({"error": script.error}).encode() + b"\n"
-        if await play_tokens(reply, tokens, lambda token: line(_piece(request, token)), MALFORMED, error):
+        sign = line(_piece(request, ""))
+        if await play_tokens(reply, tokens, lambda token: line(_piece(request, token)), MALFORMED, error, sign):
             await reply.send(json.dumps({**head, **_nothing(request), **_end(script, tokens)}).encode() + b"\n")
             await reply.end()
 

@@ -65,7 +65,7 @@ class FakeOpenAI(FakeServer):
         tokens = () if script.tool is not None else script.pieces(request.number)
         error = b"data: " + json.dumps(self.refusal(500, script.error)).encode() + b"\n\n"
         content = (lambda token: frame({"content": token})) if is_chat else frame
-        if not await play_tokens(reply, tokens, content, MALFORMED, error):
+        if not await play_tokens(reply, tokens, content, MALFORMED, error, b": alive\n\n"):
             return
         finish = "tool_calls" if script.tool is not None and is_chat else script.finish
         for choice in range(int(body.get("n") or 1)):

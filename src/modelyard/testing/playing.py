@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from .server import Recorded, Reply
 
 
+SIGNS_PER_S = 10
+
+
 async def play_tokens(
-    reply: Reply, tokens: tuple[str, ...], frame: Callable[[str], bytes], malformed: bytes, error: bytes
+    reply: Reply, tokens: tuple[str, ...], frame: Callable[[str], bytes], malformed: bytes, error: bytes, sign: bytes
 ) -> bool:
-    """Send a script's tokens, each as `frame(token)`; True if the end may follow."""
+    """Send a script's tokens, each as `frame(token)`; True if the end may follow. `sign` is one of life."""
     script, request = reply.script, reply.recorded
+    for _ in range(round(script.alive_for_s * SIGNS_PER_S)):
+        await reply.send(sign)
+        if await left_within(request, 1 / SIGNS_PER_S):
+            return False
     if await left_within(request, script.first_after_s):
         return False
     for at in range(len(tokens) + 1):

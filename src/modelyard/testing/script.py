@@ -32,6 +32,7 @@ class Script:
     # Pace.
     header_after_s: float = 0.0  # as while a model loads
     first_after_s: float = 0.0  # after the header
+    alive_for_s: float = 0.0  # after the header: ten signs of life a second that hold nothing, as while a model loads
     between_s: float = 0.0
     # Faults before the answer.
     reset: bool = False  # the connection, before any answer

@@ -230,10 +230,10 @@ class FakeServer:
             return
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             await reply.json(self.refusal(401, "unauthorized"), 401)
+        elif script.body is not None:
+            await reply.whole(script.status, self.stream_type, script.body)
         elif script.status != 200:
             await reply.json(self.refusal(script.status, script.error), script.status)
-        elif script.body is not None:
-            await reply.whole(200, self.stream_type, script.body)
         else:
             await self.answer(request, reply)
 
