@@ -218,6 +218,43 @@ def test_one_alone_is_the_only_one() -> None:
     assert first(copy("a", usable=Usable.TRIAL)).reason == "trial"
 
 
+def kinds(order: str) -> list[Standing]:
+    """A copy of each kind, cold, in that order."""
+    every = {"l": Standing("m", "", kind="local", load_s=30.0), "o": Standing("m@o", "o", kind="ollama", load_s=5.0)}
+    every["c"] = Standing("m@c", "c", kind="openai", is_resident=True, is_told=False)
+    return [replace(every[letter], place=place) for place, letter in enumerate(order)]
+
+
+@pytest.mark.parametrize(("order", "chosen"), [("loc", ""), ("olc", "o"), ("col", "c")])
+def test_where_no_kind_has_it_in_memory_the_first_in_order_is_asked(order: str, chosen: str) -> None:
+    for _ in range(3):
+        assert first(*kinds(order)).standing.node == chosen
+
+
+def test_a_kind_that_has_it_in_memory_goes_before_those_that_have_not_or_never_say() -> None:
+    here, there, cloud = kinds("loc")
+
+    assert first(here, replace(there, is_resident=True), cloud).standing.node == "o"
+    assert first(replace(here, is_resident=True), replace(there, is_resident=True), cloud).standing.node == ""
+    assert [one.standing.node for one in rank(kinds("loc"), turns=Turns())] == ["", "c", "o"]
+
+
+def test_an_earlier_kind_is_worth_some_waiting_and_not_more() -> None:
+    here = Standing("m", "", kind="local", is_resident=True, slots=2, in_flight=2, queued_tokens=400)
+    there = Standing("m@o", "o", kind="ollama", is_resident=True, slots=4, place=1)
+
+    assert first(here, there).standing.node == ""
+    assert first(replace(here, in_flight=60, queued_tokens=15_000), there).standing.node == "o"
+
+
+def test_strategies_by_turns_do_not_look_at_kinds() -> None:
+    turns = Turns()
+
+    seen = {first(*kinds("loc"), turns=turns, strategy="round_robin").standing.node for _ in range(6)}
+
+    assert seen == {"", "o", "c"}
+
+
 def test_warm_means_one_in_memory_if_any_is() -> None:
     cold, warm = copy("a", is_resident=False), copy("b", in_flight=90, queued_tokens=90_000)
 
