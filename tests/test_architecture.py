@@ -196,3 +196,33 @@ def test_nothing_reachable_from_a_socket_can_unpickle() -> None:
     for path in FILES:
         found = {module.split(".")[0] for module, _line, _inside in imports(path)}
         assert not found & unsafe, name_of(path)
+
+
+# Whoever reaches out to another process, and where to. One more is one more that could follow a redirect with a key in
+# its hand: tests/guarantees/test_redirects.py drives each that speaks HTTP to other machines.
+OUTBOUND = {
+    "client/http.py": "the command line's server",
+    "client/ollama.py": "the Ollama server that its user names",
+    "client/ollama_sync.py": "the same, without a loop",
+    "providers/node_http.py": "the nodes of the configuration",
+    "providers/ollama_residents.py": "an Ollama server that shares our devices",
+    "providers/worker_http.py": "our own workers, by their sockets",
+    "workers/ready.py": "our own workers, while they start",
+    "testing/fault_proxy.py": "the server that a test put behind it",
+}
+REACHES_OUT = {
+    "Client", "AsyncClient", "ClientSession", "HTTPConnection", "HTTPSConnection", "PoolManager", "urlopen",
+    "urlretrieve", "create_connection", "create_unix_connection", "open_connection", "open_unix_connection",
+    "connect_tcp", "connect_unix", "sock_connect", "connect_ex",
+}  # fmt: skip
+
+
+def test_only_a_few_named_files_reach_out_to_other_processes() -> None:
+    found = {
+        name_of(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in REACHES_OUT
+    }
+
+    assert found == OUTBOUND.keys()
