@@ -64,8 +64,8 @@ def escapes(word: str) -> Iterator[str]:
                   "C:/", "C:\\", "c:", "\\\\?\\C:\\", "\\\\server\\share\\", "/proc/self/root/", "/proc/self/fd/",
                   "/dev/fd/", "/etc/", "$HOME/", "${HOME}/", "%HOME%\\", "hf://", "s3://", "http://127.0.0.1/", "-",
                   "--", "@", ":", "m:", "m@", "m/", "m/../", "m:latest/../", "m@far/../", "local/", "local/../",
-                  "far/../", "sha256:", "sha256-", "sha256:../", "blobs/sha256-", "../blobs/sha256-", "manifests/../", "{", "*/",
-                  "?", "[a-z]/", "`", "$(", "|", "\n", "\r\n", "\t", " ", "\u202e", "\ufeff", "\x7f"):  # fmt: skip
+                  "far/../", "sha256:", "sha256-", "sha256:../", "blobs/sha256-", "../blobs/sha256-", "manifests/../",
+                  "{", "*/", "?", "[a-z]/", "`", "$(", "|", "\n", "\r\n", " ", "\u202e", "\ufeff", "\x7f"):  # fmt: skip
         yield start + word
     for end in ("\x00", "\x00.gguf", "%00", "%00.gguf", ";", ";.gguf", "#", "#.gguf", "?", "?.gguf", "/", "/.", "/..",
                 "\\", ".", "..", " ", ":", "::$DATA", ":latest", ":..", ":../..", "@", "@..", "@../far", "@far/..",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -123,6 +124,7 @@ class FakeServer:
     def __init__(self, *, key: str = "", host: str = "127.0.0.1") -> None:
         """With a `key`, requests without it are refused."""
         self.key, self._host = key, host
+        self.tls: ssl.SSLContext | None = None  # serve over TLS; set before `start`
         self.requests: list[Recorded] = []
         self.connection_count = 0
         self.script = Script()
@@ -133,7 +135,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self._host}:{self._port}"
+        return f"{'http' if self.tls is None else 'https'}://{self._host}:{self._port}"
 
     @property
     def questions(self) -> list[Recorded]:
@@ -160,7 +162,7 @@ class FakeServer:
         """Listen, again if it was stopped: on the same port. Nothing happens if it does."""
         if self._server is not None:
             return
-        self._server = await asyncio.start_server(self._serve, self._host, self._port)
+        self._server = await asyncio.start_server(self._serve, self._host, self._port, ssl=self.tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
