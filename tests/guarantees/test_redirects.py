@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from modelyard.providers.address import Address
 
 from modelyard.client.http import YardClient
 from modelyard.client.ollama import OllamaService
@@ -23,6 +22,7 @@ from modelyard.clock import SystemClock
 from modelyard.errors import YardError
 from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
 from modelyard.providers.deadlines import Deadlines
+from modelyard.providers.node_address import Address
 from modelyard.providers.node_http import NodeConnections
 from modelyard.providers.ollama import OllamaProvider
 from modelyard.providers.ollama_control import OllamaControl
