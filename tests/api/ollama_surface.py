@@ -27,7 +27,7 @@ from modelyard.gateway.usage import Usage
 from modelyard.models.catalog import Catalog
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.fleet import FleetNodeStatus, Health, ResidentCopy
 from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Candidates, Capability, Model, model_at
@@ -41,7 +41,13 @@ TINY = Model(
     parameter_count=3_150_080, quantization="F16", context_length=2048, identity="tiny:1",
     capabilities=frozenset((Capability.CHAT, Capability.COMPLETION, Capability.TOOLS)),
 )  # fmt: skip
-MODELS = (TINY, Model("vectors", "echo", capabilities=EMBEDS, identity="v"), Model("cut", "echo", problem="it is cut"))
+RANKS = Model("ranks", "echo", capabilities=frozenset((Capability.RERANK,)), identity="r")
+MODELS = (
+    TINY,
+    Model("vectors", "echo", capabilities=EMBEDS, identity="v"),
+    RANKS,
+    Model("cut", "echo", problem="it is cut"),
+)
 STUDIO = (
     model_at("studio", "ollama", "tiny:latest", size_bytes=2000, digest="ab" * 32, capabilities=TINY.capabilities),
     model_at("studio", "ollama", "llama3.1:8b", size_bytes=5000, capabilities=TINY.capabilities),
@@ -110,6 +116,8 @@ class FakeRouter:
 
     asked: list[EmbedRequest] = field(default_factory=list)
     spoil: Callable[[list[list[float]]], None] = lambda _vectors: None
+    ranked: list[RerankRequest] = field(default_factory=list)
+    spoil_scores: Callable[[list[float]], None] = lambda _scores: None
 
     def answer(self, candidates: Candidates, request: InferenceRequest, ticket: Ticket) -> Any:
         raise CapabilityMissing(model=candidates.name, capability="chat")
@@ -120,6 +128,13 @@ class FakeRouter:
         vectors = [[float(len(one)), float(place)] for place, one in enumerate(request.inputs)]
         self.spoil(vectors)
         return EmbedAnswer(tuple(vectors), sum(len(one) for one in request.inputs))
+
+    async def rerank(self, candidates: Candidates, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        self.ranked.append(request)
+        ticket.provider = "studio"
+        scores = [float(len(one)) for one in request.documents]
+        self.spoil_scores(scores)
+        return RerankAnswer(tuple(scores), 7)
 
 
 @dataclass

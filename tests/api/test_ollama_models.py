@@ -18,8 +18,14 @@ def test_tags_have_one_entry_per_name_with_a_tag_and_say_where_it_is() -> None:
         yard.fleet.append(node("studio", "ollama", STUDIO_HOLDS))
         listed = yard.client.get("/api/tags").json()["models"]
 
-    assert [entry["name"] for entry in listed] == ["gpt-x:latest", "llama3.1:8b", "tiny:latest", "vectors:latest"]
-    tiny = listed[2]
+    assert [entry["name"] for entry in listed] == [
+        "gpt-x:latest",
+        "llama3.1:8b",
+        "ranks:latest",
+        "tiny:latest",
+        "vectors:latest",
+    ]
+    tiny = next(entry for entry in listed if entry["name"] == "tiny:latest")
     assert tiny["model"] == tiny["name"]
     assert tiny["node"] == "local"
     assert [(place["node"], place["state"]) for place in tiny["nodes"]] == [("local", "absent"), ("studio", "absent")]
@@ -66,7 +72,7 @@ def test_openais_list_tells_who_has_a_model_its_size_its_state_and_the_age_of_th
         listed = {entry["id"]: entry["modelyard"] for entry in yard.client.get("/v1/models").json()["data"]}
         copy = yard.client.get("/v1/models/tiny@studio").json()
 
-    assert list(listed) == ["cut", "gpt-x", "llama3.1:8b", "tiny", "vectors"]
+    assert list(listed) == ["cut", "gpt-x", "llama3.1:8b", "ranks", "tiny", "vectors"]
     assert listed["tiny"]["nodes"] == [
         {"node": "local", "state": "resident", "size_bytes": 1000, "age_s": 0.0},
         {"node": "studio", "state": "absent", "size_bytes": 2000, "age_s": 2.0},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import sys
 from array import array
 from collections.abc import Awaitable, Callable
@@ -15,11 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
-from modelyard.errors import UpstreamInvalid
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, Vector
 
 from .embedding_bodies import EmbedAsked, read_embeddings, read_ollama_embed, read_ollama_embeddings
 from .exchange import Exchange, Surface
@@ -53,7 +51,7 @@ class EmbedFormat:
 def _openai(asked: EmbedAsked, answer: EmbedAnswer, _ticket: Ticket, _took_s: float) -> dict[str, object]:
     is_text = asked.encoding == "base64"
     data = [
-        {"object": "embedding", "index": index, "embedding": _packed(vector) if is_text else vector}
+        {"object": "embedding", "index": index, "embedding": _packed(vector) if is_text else list(vector)}
         for index, vector in enumerate(answer.vectors)
     ]
     usage = {"prompt_tokens": answer.input_tokens, "total_tokens": answer.input_tokens}
@@ -67,11 +65,11 @@ def _ollama(asked: EmbedAsked, answer: EmbedAnswer, ticket: Ticket, took_s: floa
         "prompt_eval_count": answer.input_tokens,
     }
     told = {name: value for name, value in figures.items() if value > 0}
-    return {"model": asked.request.model, "embeddings": answer.vectors, **told}
+    return {"model": asked.request.model, "embeddings": [list(vector) for vector in answer.vectors], **told}
 
 
 def _legacy(_asked: EmbedAsked, answer: EmbedAnswer, _ticket: Ticket, _took_s: float) -> dict[str, object]:
-    return {"embedding": answer.vectors[0] if answer.vectors else []}
+    return {"embedding": list(answer.vectors[0]) if answer.vectors else []}
 
 
 def _llm(asked: EmbedAsked, answer: EmbedAnswer, ticket: Ticket, took_s: float) -> dict[str, object]:
@@ -137,7 +135,6 @@ class Embedding(Exchange):
 
         async def answer(ticket: Ticket, send: Send) -> None:
             found = await self._vectors(self._caller, asked.request, ticket)
-            _check(asked.request, found, ticket)
             took_s = self._surface.clock.monotonic() - ticket.started_at
             body = self._format.write(asked, found, ticket, took_s)
             if note := note_of(ticket):
@@ -147,15 +144,7 @@ class Embedding(Exchange):
         return answer
 
 
-def _check(request: EmbedRequest, answer: EmbedAnswer, ticket: Ticket) -> None:
-    """An answer that does not fit the question is none, and JSON has no word for a number that is none."""
-    if len(answer.vectors) != len(request.inputs):
-        raise UpstreamInvalid(provider=ticket.provider, problem="there is not one vector per input")
-    if not all(math.isfinite(sum(vector)) for vector in answer.vectors):
-        raise UpstreamInvalid(provider=ticket.provider, problem="a vector has a number that is none")
-
-
-def _packed(vector: list[float]) -> str:
+def _packed(vector: Vector) -> str:
     """The numbers as OpenAI packs them: 32 bits each, the lowest byte first.
 
     >>> _packed([1.0])

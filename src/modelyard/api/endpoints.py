@@ -17,6 +17,7 @@ from .ollama import OllamaEndpoints, Standby
 from .ollama_models import OllamaModelEndpoints
 from .ollama_store import ModelStore, OllamaStoreEndpoints
 from .openai import OpenAIEndpoints
+from .rerank import RerankEndpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ def inference_endpoints(behind: Behind) -> InferenceEndpoints:
         chat_completions=openai.chat_completions,
         completions=openai.completions,
         embeddings=vectors.openai,
+        rerank=RerankEndpoints(openai, inference).rerank,
         models=models.models,
         model=models.model,
         ollama_chat=ollama.chat,

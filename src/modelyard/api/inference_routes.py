@@ -23,6 +23,7 @@ class InferenceEndpoints:
     chat_completions: Endpoint
     completions: Endpoint
     embeddings: Endpoint
+    rerank: Endpoint
     models: Endpoint
     model: Endpoint
     ollama_chat: Endpoint
@@ -50,6 +51,7 @@ def inference_routes(guard: Guard, inference: InferenceEndpoints) -> list[Route]
         asks("/v1/chat/completions", inference.chat_completions),
         asks("/v1/completions", inference.completions),
         asks("/v1/embeddings", inference.embeddings),
+        asks("/v1/rerank", inference.rerank),
         guard.secured("/v1/models", inference.models, ("GET",), MODEL_RIGHTS),
         guard.secured("/v1/models/{id:path}", inference.model, ("GET",), MODEL_RIGHTS),
         asks("/api/chat", inference.ollama_chat, Dialect.OLLAMA),

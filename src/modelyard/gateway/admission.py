@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, YardError
 from modelyard.types.chat import ImagePart, InferenceRequest
-from modelyard.types.embeddings import EmbedRequest
+from modelyard.types.embeddings import EmbedRequest, RerankRequest
 from modelyard.types.model import Candidates, Capability, Model
 
 from .keys import Caller
 
+Asked = InferenceRequest | EmbedRequest | RerankRequest
 
-def fit_for(caller: Caller, candidates: Candidates, request: InferenceRequest | EmbedRequest) -> Candidates:
+
+def fit_for(caller: Caller, candidates: Candidates, request: Asked) -> Candidates:
     """Those that this caller may use and that can do this; the reason against the first if there are none."""
     kept: list[Model] = []
     why: YardError | None = None
@@ -36,11 +38,12 @@ def check_allowed(caller: Caller, model: Model) -> None:
         raise ModelNotAllowed(model=model.name)
 
 
-def check_possible(model: Model, request: InferenceRequest | EmbedRequest) -> None:
+def check_possible(model: Model, request: Asked) -> None:
     """Refuse what this model cannot do, before anything is loaded for it."""
-    if isinstance(request, EmbedRequest):
-        if Capability.EMBED not in model.capabilities:
-            raise CapabilityMissing(model=model.name, capability=Capability.EMBED.value)
+    if not isinstance(request, InferenceRequest):
+        wanted = Capability.EMBED if isinstance(request, EmbedRequest) else Capability.RERANK
+        if wanted not in model.capabilities:
+            raise CapabilityMissing(model=model.name, capability=wanted.value)
         return
     needed = Capability.CHAT if request.is_chat else Capability.COMPLETION
     if needed not in model.capabilities:

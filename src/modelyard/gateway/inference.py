@@ -32,15 +32,16 @@ from modelyard.errors import (
 from modelyard.providers.base import ChunkStream
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import InferenceRequest, Usage
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
-from .admission import fit_for
+from .admission import Asked, fit_for
 from .keys import Caller
 from .metered import MeteredStream
 from .metrics import Metrics
 from .usage import Usage as UsageRecorder
+from .vectors import check_scores, check_vectors
 
 log = structlog.get_logger()
 
@@ -66,6 +67,8 @@ class Answers(Protocol):
     ) -> AbstractAsyncContextManager[ChunkStream]: ...
 
     async def embed(self, candidates: Candidates, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer: ...
+
+    async def rerank(self, candidates: Candidates, request: RerankRequest, ticket: Ticket) -> RerankAnswer: ...
 
 
 class Inference:
@@ -136,12 +139,20 @@ class Inference:
         candidates = self._admitted(caller, request.model, request, ticket)
         with self._deadline(ticket):
             answer = await self._router.embed(candidates, request, ticket)
+        check_vectors(request, answer, ticket)
         ticket.usage = Usage(answer.input_tokens, 0)
         return answer
 
-    def _admitted(
-        self, caller: Caller, name: str, request: InferenceRequest | EmbedRequest, ticket: Ticket
-    ) -> Candidates:
+    async def rerank(self, caller: Caller, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """One score per document."""
+        candidates = self._admitted(caller, request.model, request, ticket)
+        with self._deadline(ticket):
+            answer = await self._router.rerank(candidates, request, ticket)
+        check_scores(request, answer, ticket)
+        ticket.usage = Usage(answer.input_tokens, 0)
+        return answer
+
+    def _admitted(self, caller: Caller, name: str, request: Asked, ticket: Ticket) -> Candidates:
         """The models that may answer, by their names and by what this caller and this request need."""
         try:
             candidates = self._catalog.candidates(name)
@@ -156,7 +167,7 @@ class Inference:
         self,
         caller: Caller,
         name: str,
-        request: InferenceRequest | EmbedRequest,
+        request: Asked,
         ticket: Ticket,
         missing: ModelNotFound,
     ) -> Candidates:

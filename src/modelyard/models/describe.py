@@ -19,6 +19,7 @@ from .header import GgufHeader
 
 ENGINE = "llamacpp"
 POOLING_NONE, POOLING_RANK = 0, 4
+RANK_HEADS = ("cls.weight", "cls.output.weight")  # without one, an engine's scores are null
 NOT_SERVED = {"adapter": "it is a LoRA adapter", "imatrix": "it is an importance matrix", "mmproj": "it is a projector"}
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -76,15 +77,17 @@ def unservable(header: GgufHeader) -> str:
         return NOT_SERVED[kind]
     if not header.tensors:
         return "it has no weights"
-    return "" if header.text("general.architecture") else "its header names no architecture"
+    architecture = header.text("general.architecture")
+    if header.count(f"{architecture}.pooling_type") == POOLING_RANK and not _has_rank_head(header):
+        return "it says that it ranks, and has no head for that"
+    return "" if architecture else "its header names no architecture"
 
 
 def capabilities_of(header: GgufHeader, *, has_projector: bool = False) -> frozenset[Capability]:
     """What the header says the model can do."""
     architecture = header.text("general.architecture")
     pooling = header.count(f"{architecture}.pooling_type")
-    names = {tensor.name for tensor in header.tensors}
-    if pooling == POOLING_RANK or "cls.output.weight" in names:
+    if pooling == POOLING_RANK or _has_rank_head(header):
         return frozenset({Capability.RERANK})
     if architecture in ENCODERS or (pooling is not None and pooling != POOLING_NONE):
         return frozenset({Capability.EMBED})
@@ -97,6 +100,10 @@ def capabilities_of(header: GgufHeader, *, has_projector: bool = False) -> froze
     if has_projector:
         able.add(Capability.IMAGES)
     return frozenset(able)
+
+
+def _has_rank_head(header: GgufHeader) -> bool:
+    return any(tensor.name in RANK_HEADS for tensor in header.tensors)
 
 
 def _with_header(common: Model, header: GgufHeader, facts: ModelFacts | None, *, has_projector: bool) -> Model:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from modelyard.types.chat import Chunk, InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.fleet import NodeLook
 from modelyard.types.model import Model
 
@@ -40,9 +40,11 @@ class Provider(Protocol):
 
 
 class Embedder(Protocol):
-    """Whoever can embed texts."""
+    """Whoever can embed texts, and order them."""
 
     async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer: ...
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer: ...
 
 
 class NodeProvider(Provider, Embedder, Protocol):

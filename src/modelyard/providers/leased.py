@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from modelyard.clock import Clock
 from modelyard.residency.use import Wish
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Model
 
 from .base import ChunkStream, NodeProvider
@@ -39,6 +39,12 @@ class LeasedProvider:
         async with AsyncExitStack() as stack:
             await self._lease(stack, model, request.keep_alive_s, ticket)
             return await self._node.embed(model, request, ticket)
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """Wait for the model and a slot, and let the node order."""
+        async with AsyncExitStack() as stack:
+            await self._lease(stack, model, request.keep_alive_s, ticket)
+            return await self._node.rerank(model, request, ticket)
 
     async def _lease(self, stack: AsyncExitStack, model: Model, keep_alive_s: float | None, ticket: Ticket) -> None:
         ticket.provider, ticket.phase = self.name, "queued"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Model
 
 from .base import ChunkStream, NodeProvider
@@ -40,3 +40,7 @@ class LimitedProvider:
     async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
         """The node's own vectors."""
         return await self._node.embed(model, request, ticket)
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """The node's own scores."""
+        return await self._node.rerank(model, request, ticket)

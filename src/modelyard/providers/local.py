@@ -12,17 +12,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from modelyard.clock import Clock
-from modelyard.errors import CapabilityMissing, UpstreamUnreachable
+from modelyard.errors import UpstreamUnreachable
 from modelyard.residency.use import NO_WISH, Wish
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
-from modelyard.types.model import Capability, Model
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
+from modelyard.types.model import Model
 
 from .deadlines import Deadlines
 from .fitting import NO_LIMITS, LimitsOf, fitted
 from .ticket import Ticket
-from .worker_stream import WorkerLease, WorkerStream
+from .worker_ask import WorkerAsk
+from .worker_end import WorkerLease
+from .worker_stream import WorkerStream
 from .worker_tokens import WorkerCounter
+from .worker_vectors import embedded, reranked
 
 AT_ONCE_S = 0.1  # within this a request is granted that nobody is in front of
 
@@ -100,8 +103,38 @@ class LocalProvider:
         )  # fmt: skip
 
     async def embed(self, model: Model, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
-        """No engine here embeds yet."""
-        raise CapabilityMissing(model=model.name, capability=Capability.EMBED.value)
+        """Vectors in the order of the inputs."""
+        async with self._asking(model, request.keep_alive_s, ticket) as (ask, lease):
+            return await embedded(ask, model, request, lease.context_length)
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """Scores in the order of the documents."""
+        async with self._asking(model, request.keep_alive_s, ticket) as (ask, _lease):
+            return await reranked(ask, model, request)
+
+    @asynccontextmanager
+    async def _asking(
+        self, model: Model, keep_alive_s: float | None, ticket: Ticket
+    ) -> AsyncIterator[tuple[WorkerAsk, WorkerLease]]:
+        """Wait for the model and a slot, and hand out who asks its worker."""
+        ticket.provider, ticket.phase = self.name, "queued"
+        async with self._leases.lease(
+            model, ticket=ticket.id, caller=ticket.caller_id, keep_alive_s=keep_alive_s,
+            deadline=self._clock.monotonic() + patience_s(ticket, self.deadlines.queue_s),
+            wish=Wish(None, ticket.priority, ticket.role),
+        ) as lease:  # fmt: skip
+            ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
+            ticket.degraded += lease.degraded
+            ticket.phase, ticket.sent_at = "prefill", self._clock.monotonic()
+            ask = WorkerAsk(lease, model.name, ticket, self.deadlines)
+            try:
+                yield ask, lease
+            except (asyncio.CancelledError, UpstreamUnreachable):
+                if ask.broken is not None:
+                    await lease.fail(ask.broken)
+                raise
+            finally:
+                ask.close()
 
 
 def patience_s(ticket: Ticket, queue_s: float) -> float:

@@ -17,10 +17,10 @@ import msgspec
 import orjson
 
 from modelyard.clock import Clock
-from modelyard.errors import UpstreamInvalid, UpstreamTimeout
+from modelyard.errors import CapabilityMissing, UpstreamInvalid, UpstreamTimeout
 from modelyard.types.chat import Chunk, InferenceRequest, Usage
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
-from modelyard.types.model import Model
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
+from modelyard.types.model import Capability, Model
 
 from .deadlines import Deadlines
 from .node_http import NodeConnections
@@ -97,6 +97,10 @@ class OllamaProvider:
         except TimeoutError as exc:
             raise UpstreamTimeout(model=model.name, budget_s=deadlines.first_token_s) from exc
         return self._vectors(raw, len(request.inputs))
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """Ollama has no API for it."""
+        raise CapabilityMissing(model=model.name, capability=Capability.RERANK.value)
 
     def stream(self, model: Model, ticket: Ticket, deadlines: Deadlines, choice: Callable[[], int]) -> RemoteStream:
         """The bytes of one answer, with its deadlines."""

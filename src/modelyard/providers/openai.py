@@ -20,7 +20,7 @@ import orjson
 from modelyard.clock import Clock
 from modelyard.errors import UpstreamInvalid, UpstreamTimeout
 from modelyard.types.chat import InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Model
 
 from .deadlines import Deadlines
@@ -29,6 +29,7 @@ from .openai_request import encode_request, path_of
 from .openai_wire import AnswerDecoder
 from .remote_stream import RemoteRequest, RemoteStream, ask_whole, for_model
 from .ticket import Ticket
+from .vectors_wire import EMBED_PATH, RERANK_PATH, decode_rerank, encode_rerank
 
 EVENTS, JSON = b"text/event-stream", b"application/json"
 # What OpenAI's own API knows of sampling; servers of others know more, and may refuse nothing or everything else.
@@ -105,18 +106,27 @@ class OpenAIProvider:
         body: dict[str, object] = {"model": model.node_model, "input": request.inputs, "encoding_format": "float"}
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
-        asked = self._request("/v1/embeddings", orjson.dumps(body), JSON)
+        return self._vectors(await self._asked(EMBED_PATH, orjson.dumps(body), model, ticket), len(request.inputs))
+
+    async def rerank(self, model: Model, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """Scores in the order of the documents."""
+        ticket.provider, ticket.phase = self.name, "prefill"
+        body = encode_rerank(model.node_model, request.query, request.documents)
+        raw = await self._asked(RERANK_PATH, body, model, ticket)
+        return decode_rerank(self.name, raw, len(request.documents))
+
+    async def _asked(self, path: str, body: bytes, model: Model, ticket: Ticket) -> bytes:
+        asked = self._request(path, body, JSON)
         deadlines = for_model(self._deadlines, model.size_bytes, is_resident=self._is_resident(model))
         budget_s, ticket.sent_at = deadlines.first_token_s, self._clock.monotonic()
         try:
             async with asyncio.timeout(budget_s):
-                raw = await ask_whole(
+                return await ask_whole(
                     self._connections, self.name, model.node_model, asked, ticket, self._clock,
                     connect_s=self._deadlines.connect_s,
                 )  # fmt: skip
         except TimeoutError as exc:
             raise UpstreamTimeout(model=model.name, budget_s=budget_s) from exc
-        return self._vectors(raw, len(request.inputs))
 
     def _vectors(self, raw: bytes, count: int) -> EmbedAnswer:
         try:

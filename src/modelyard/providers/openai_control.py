@@ -27,7 +27,8 @@ HOP = {"X-Modelyard-Hops": "1"}  # a server like us then leaves out what it has 
 IN_MEMORY = ("resident", "draining", "loading")
 # What a server that does not say may be asked for; it refuses what it cannot do.
 ANYTHING = frozenset((
-    Capability.CHAT, Capability.COMPLETION, Capability.EMBED, Capability.TOOLS, Capability.IMAGES, Capability.THINKING,
+    Capability.CHAT, Capability.COMPLETION, Capability.EMBED, Capability.RERANK, Capability.TOOLS, Capability.IMAGES,
+    Capability.THINKING,
 ))  # fmt: skip
 _CAPABILITIES = {capability.value: capability for capability in Capability}
 

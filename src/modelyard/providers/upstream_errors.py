@@ -37,6 +37,7 @@ _PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
 # What llama.cpp answers with 500 although the request is at fault.
 _OUR_CALLERS = ("Failed to parse tool call arguments", "got exception: Unexpected empty grammar stack")
 _KEY_CODES = {"invalid_api_key", "authentication_error", "unauthorized", "invalid_authentication"}
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process.*?batch size: (\d+)")  # to embed
 _TWO_NUMBERS = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
 
 
@@ -106,6 +107,8 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return told
     if kind == "exceed_context_size_error" or code == "context_length_exceeded":
         return _too_long(source, details, text)
+    if found := _TOO_LARGE.match(text):
+        return ContextLengthExceeded(prompt_tokens=int(found[1]), model=source, context_length=int(found[2]))
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
         return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
     if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):

@@ -5,19 +5,9 @@ A request for several choices is asked for one choice after another under the sa
 
 from __future__ import annotations
 
-import asyncio
-from typing import Protocol, Self
+from typing import Self
 
-from modelyard.diagnosis import crash
-from modelyard.errors import (
-    N_,
-    ModelUnloaded,
-    ShuttingDown,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamUnreachable,
-    YardError,
-)
+from modelyard.errors import UpstreamInvalid, YardError
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Progress, Usage
 
 from .deadlines import Deadlines
@@ -25,39 +15,11 @@ from .openai_request import encode_request, path_of
 from .openai_wire import AnswerDecoder
 from .quiet_watch import QuietWatch
 from .ticket import Ticket
-from .upstream_errors import http_failure, shown
-from .worker_http import BrokenConnection, NoConnection, RunningWorker, WorkerAnswer, post
+from .upstream_errors import http_failure
+from .worker_end import WorkerEnd, WorkerLease
+from .worker_http import BrokenConnection, NoConnection, WorkerAnswer, post
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
-LAST_LINES_SHOWN = 5
-
-
-class WorkerLease(Protocol):
-    """The right to use one slot of a worker."""
-
-    @property
-    def worker(self) -> RunningWorker: ...
-
-    @property
-    def queue_s(self) -> float: ...
-
-    @property
-    def load_s(self) -> float: ...
-
-    @property
-    def leaving_because(self) -> str: ...
-
-    @property
-    def degraded(self) -> tuple[str, ...]: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    def progressed(self) -> None: ...
-
-    def worker_quiet_s(self) -> float: ...
-
-    async def fail(self, error: YardError) -> None: ...
 
 
 class WorkerStream:
@@ -75,19 +37,18 @@ class WorkerStream:
         self._source = source
         self._request = request
         self._ticket = ticket
-        self._connect_s, self._exit_news_s = deadlines.connect_s, deadlines.exit_news_s
+        self._connect_s = deadlines.connect_s
         self._watch = QuietWatch(lease, ticket, deadlines, source)
         self._choice = 0
         self._usage: Usage | None = None
         self._decoder = AnswerDecoder(source)
         self._answer: WorkerAnswer | None = None
-        self._unreachable: YardError | None = None  # its socket is gone: it lives on, and nobody can ask it
-        lease.worker.exited.add_done_callback(self._on_exit)
+        self._end = WorkerEnd(lease, source, ticket, deadlines.exit_news_s)
 
     @property
     def broken(self) -> YardError | None:
         """Why the worker should be replaced, if this answer showed that it should."""
-        return self._watch.broken or self._unreachable
+        return self._watch.broken or self._end.unreachable
 
     async def open(self) -> None:
         """Send the request and wait for the head of the answer."""
@@ -102,14 +63,14 @@ class WorkerStream:
             if answer.status != 200:
                 raise http_failure(self._source, answer.status, await _bounded_body(answer))
         except (NoConnection, BrokenConnection) as exc:
-            raise await self._lost(exc) from exc
+            raise await self._end.lost(exc) from exc
         if answer.content_type != b"text/event-stream":
             raise UpstreamInvalid(provider=self._source, problem="it is not an event stream")
 
     def close(self) -> None:
         """Stop listening; the worker stops working when it sees the closed connection."""
         self._watch.close()
-        self._lease.worker.exited.remove_done_callback(self._on_exit)
+        self._end.close()
         if self._answer is not None:
             self._answer.close()
             self._answer = None
@@ -125,7 +86,7 @@ class WorkerStream:
             try:
                 data = await self._answer.read()
             except BrokenConnection as exc:
-                raise await self._lost(exc) from exc
+                raise await self._end.lost(exc) from exc
             if not data:
                 raise await self._cut()
             if chunks := decoder.feed(
@@ -161,44 +122,12 @@ class WorkerStream:
             kept.append(self._usage)
         return kept
 
-    def _on_exit(self, exited: asyncio.Future[str]) -> None:
-        if not exited.cancelled():
-            self._ticket.interrupt(self._crash(exited))
-
-    def _crash(self, exited: asyncio.Future[str]) -> YardError:
-        match self._lease.leaving_because:
-            case "" | "crash":
-                pass
-            case "shutdown":
-                return ShuttingDown()
-            case _:  # an operator did not want to wait for us
-                return ModelUnloaded(N_("{model} was unloaded while this request used it."), model=self._source)
-        error = crash(self._source, exited.result(), self._lease.worker.verdict())
-        if lines := [shown(line) for line in self._lease.worker.last_lines()[-LAST_LINES_SHOWN:]]:
-            error.fields["last_lines"] = " | ".join(lines)
-        return error
-
     async def _cut(self) -> YardError:
         """The connection ended too early: the worker's death if that is why."""
-        await self._await_exit()
+        await self._end.news()
         early = self._decoder.end()
         assert early is not None, "only an unfinished answer is cut"
         return early
-
-    async def _lost(self, exc: NoConnection | BrokenConnection) -> UpstreamError:
-        await self._await_exit()
-        if isinstance(exc, NoConnection):
-            error = UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
-            self._unreachable = error if exc.is_for_good else None
-            return error
-        return UpstreamInvalid(provider=self._source, problem="the connection broke")
-
-    async def _await_exit(self) -> None:
-        """Give the news of an exit time to arrive: `_on_exit` then ends this task with it."""
-        exited = self._lease.worker.exited
-        await asyncio.wait((exited,), timeout=self._exit_news_s)
-        if exited.done():
-            raise self._crash(exited)
 
 
 def _sum(before: Usage | None, now: Usage) -> Usage:

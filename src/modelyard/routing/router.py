@@ -28,7 +28,7 @@ from modelyard.errors import InsufficientMemory, LoadFailed, NoNodeAvailable, Qu
 from modelyard.providers.base import ChunkStream, NodeProvider
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, InferenceRequest
-from modelyard.types.embeddings import EmbedAnswer, EmbedRequest
+from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Candidates, Model
 
 from .affinity import Affinities, affinity_key
@@ -88,13 +88,25 @@ class Router:
 
     async def embed(self, candidates: Candidates, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
         """Vectors by whoever is best placed to make them."""
+        wanted = wanted_embeddings(request.inputs, ticket)
+        return await self._asked_whole(
+            candidates, wanted, ticket, lambda model: self._provider(model).embed(model, request, ticket)
+        )
 
-        wanted = wanted_embeddings(request, ticket)
+    async def rerank(self, candidates: Candidates, request: RerankRequest, ticket: Ticket) -> RerankAnswer:
+        """Scores by whoever is best placed to give them."""
+        wanted = wanted_embeddings((request.query, *request.documents), ticket)
+        return await self._asked_whole(
+            candidates, wanted, ticket, lambda model: self._provider(model).rerank(model, request, ticket)
+        )
 
-        async def asked(model: Model) -> EmbedAnswer:
+    async def _asked_whole(
+        self, candidates: Candidates, wanted: Wanted, ticket: Ticket, ask: Callable[[Model], Awaitable[Answer]]
+    ) -> Answer:
+        async def asked(model: Model) -> Answer:
             with self._attempt(model, wanted, ticket) as attempt:
                 with self._or_another(model, ticket):
-                    answer = await self._provider(model).embed(model, request, ticket)
+                    answer = await ask(model)
                 if attempt is not None:
                     attempt.began(self._clock.monotonic())
                 return answer

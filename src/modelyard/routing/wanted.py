@@ -5,11 +5,12 @@ Pure. Counted from characters, since only a model's own tokenizer could tell, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import InferenceRequest, TextPart
-from modelyard.types.embeddings import EmbedRequest
+from modelyard.types.embeddings import Input
 
 from .ranking import work_tokens
 
@@ -55,9 +56,9 @@ def wanted_chat(request: InferenceRequest, ticket: Ticket) -> Wanted:
     return Wanted(count // CHARS_PER_TOKEN, answer, ticket.affinity, beginning[:BEGINNING_CHARS])
 
 
-def wanted_embeddings(request: EmbedRequest, ticket: Ticket) -> Wanted:
-    """Of texts to embed: nothing of them is kept anywhere, so they may go anywhere."""
-    count = sum(len(text) if isinstance(text, str) else len(text) * CHARS_PER_TOKEN for text in request.inputs)
+def wanted_embeddings(inputs: Iterable[Input], ticket: Ticket) -> Wanted:
+    """Of texts to embed or to order: nothing of them is kept anywhere, so they may go anywhere."""
+    count = sum(len(text) if isinstance(text, str) else len(text) * CHARS_PER_TOKEN for text in inputs)
     return Wanted(count // CHARS_PER_TOKEN, 0, ticket.affinity)
 
 

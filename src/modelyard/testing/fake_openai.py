@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible server: models, chats, completions and embeddings, whole and streamed, on a real socket."""
+"""A fake OpenAI-compatible server: models, chats, completions, embeddings and ranks, on a real socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .playing import play_tokens, play_whole
 from .script import Script
 from .server import FakeServer, Recorded, Reply
 
-QUESTIONS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+QUESTIONS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 MALFORMED = b'data: {"choices": [{"delta": {"content": \n\n'
 
 
@@ -39,6 +39,8 @@ class FakeOpenAI(FakeServer):
             await reply.json(self.refusal(404, "The model does not exist."), 404)
         elif request.path == "/v1/embeddings":
             await self._embed(request, reply)
+        elif request.path == "/v1/rerank":
+            await self._rerank(request, reply)
         elif request.body.get("stream"):
             await self._stream(request, reply)
         else:
@@ -106,6 +108,14 @@ class FakeOpenAI(FakeServer):
         ]
         usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
         await reply.json({"object": "list", "model": request.body["model"], "data": data, "usage": usage})
+
+    async def _rerank(self, request: Recorded, reply: Reply) -> None:
+        """The longest document is the best."""
+        documents = request.body.get("documents") or []
+        order = sorted(range(len(documents)), key=lambda at: -len(documents[at]))
+        results = [{"index": at, "relevance_score": len(documents[at]) / 100} for at in order]
+        usage = {"prompt_tokens": len(documents), "total_tokens": len(documents)}
+        await reply.json({"model": request.body["model"], "results": results, "usage": usage})
 
     def _head(self, request: Recorded, suffix: str) -> dict[str, object]:
         kind = "chat.completion" if request.path == "/v1/chat/completions" else "text_completion"

@@ -254,6 +254,19 @@ def test_embeddings_in_both_dialects(world: World, client: openai.OpenAI, llama:
     assert [vector[0] for vector in native.embeddings] == [1.0, 3.0]
 
 
+def test_a_server_that_ranks_is_asked_and_ollama_never_is(world: World, client: openai.OpenAI) -> None:
+    body = {"query": "q", "documents": ["a", "bcd", {"text": "ef"}], "top_n": 2}
+    found = client.post("/rerank", body={"model": world.models["openai"], **body}, cast_to=object)
+    with pytest.raises(openai.BadRequestError, match="rerank"):
+        client.post("/rerank", body={"model": world.models["ollama"], **body}, cast_to=object)
+
+    assert found == {
+        "object": "list", "model": world.models["openai"], "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        "results": [{"index": 1, "relevance_score": 0.03}, {"index": 2, "relevance_score": 0.02}],
+    }  # fmt: skip
+    assert world.asked("openai")["documents"] == ["a", "bcd", "ef"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_javascript_clients_chat_whole_and_streamed(world: World, packages: Path, kind: str) -> None:
     for check in ("ollamaChat", "ollamaGenerate", "openaiChat"):
