@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
-    | engines | workers | residency | providers | routing | gateway | fleet | api web | wiring node_wiring
+    | engines | workers | residency | providers | routing | gateway | fleet | api web | naming | wiring node_wiring
     | showing reload applying | compose | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 

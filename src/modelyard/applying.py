@@ -19,6 +19,7 @@ from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
 from modelyard.gateway.operations import Operations
 from modelyard.models.catalog import Catalog
+from modelyard.naming import aliases, prompt_limits
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules
 from modelyard.providers.fitting import PromptLimits
 from modelyard.providers.local import LocalProvider
@@ -28,12 +29,10 @@ from modelyard.routing.fleet import Fleet
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
 from modelyard.wiring import (
-    aliases,
     deadlines,
     guard,
     keeping,
     llama_overrides,
-    prompt_limits,
     residency_limits,
     start_limits,
 )
@@ -92,7 +91,8 @@ class Applying:
             self._take_up_keys(guard_now)
         if changed.touch("models.aliases", "roles", "routing.order"):
             self.catalog.configure(aliases(new), new.roles, new.routing.order)
-        if changed.touch("models.folders", "models.builtin", "models.echo"):
+        is_engine = any(name.endswith(".engines") for name in changed.names)
+        if is_engine or changed.touch("models.folders", "models.path", "models.builtin", "models.echo"):
             await self.operations.rescan(CONFIGURATION)
         self._take_up_models(changed)
         if changed.touch("memory", "residency", "models.groups"):
@@ -119,12 +119,11 @@ class Applying:
 
     def _take_up_models(self, changed: Changes) -> None:
         new = self.live.settings
-        if not changed.touch("models.launch", "models.options", "residency.unload_enabled"):
+        if not changed.touch("models.launch", "models.options"):
             return
         self.starter.configure(keeping(new))
         self.llamacpp.configure(*llama_overrides(new))
-        everybody = "" in changed.launched_anew or changed.touch("residency.unload_enabled")
-        self.manager.forget_specs(None if everybody else changed.launched_anew)
+        self.manager.forget_specs(None if "" in changed.launched_anew else changed.launched_anew)
         for name in changed.launched_anew:
             options = new.models.options_for(name)
             if name and changed.touch(f"models.options.{name}.pinned"):

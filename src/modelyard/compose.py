@@ -39,6 +39,7 @@ from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
 from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
+from modelyard.naming import aliases, default_model, fallbacks, warn_of_unknown_names
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
 from modelyard.reload import ConfigWatch
@@ -52,17 +53,13 @@ from modelyard.routing.standings import Standings
 from modelyard.showing import gauges, launch_details, loading_names, memory_history
 from modelyard.types.model import Model
 from modelyard.wiring import (
-    aliases,
     deadlines,
-    default_model,
-    fallbacks,
     guard,
     keeping,
     llamacpp,
     residency_limits,
     scan_models,
     start_limits,
-    warn_of_unknown_names,
 )
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root

@@ -30,8 +30,8 @@ from modelyard.config.settings import LoadedSettings
 from modelyard.errors import ShuttingDown
 from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
+from modelyard.naming import BUILTIN, default_model
 from modelyard.residency.manager import ResidencyManager
-from modelyard.wiring import BUILTIN
 from modelyard.workers.descriptors import raise_descriptor_limit
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
 from modelyard.workers.run_folder import RunFolder
@@ -163,7 +163,7 @@ def _started(loaded: LoadedSettings, node: Node, address: tuple[object, ...], wr
         loaded,
         version=__version__,
         url=f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}",
-        model=next(iter(own or servable), None),
+        model=default_model(loaded.settings, node.catalog) or next(iter(own or servable), None),
         facts=machine_facts(loaded, node.manager),
         environment=process_environment(),
         program=sys.argv[0] if os.sep in sys.argv[0] else "modelyard",

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 
 from modelyard.clock import Clock
+from modelyard.engines.choice import REASON
 from modelyard.errors import N_
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
@@ -33,7 +34,8 @@ async def launch_details(starter: Starter, manager: ResidencyManager, model: Mod
     estimates = [estimated(spec, manager) for spec in await starter.estimates(model)]
     footprint = asdict(plan.footprint)
     measured = {name: footprint["parts"].pop(name, None) for name in (ANONYMOUS, MAPPED)}
-    return {"launch": asdict(plan.options), "footprint": {**footprint, **measured}, "estimates": estimates}
+    chosen = {REASON: model.metadata[REASON]} if REASON in model.metadata else {}
+    return {"launch": asdict(plan.options), "footprint": {**footprint, **measured}, "estimates": estimates, **chosen}
 
 
 def estimated(spec: ModelSpec, manager: ResidencyManager) -> dict[str, object]:

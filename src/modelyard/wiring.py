@@ -6,7 +6,7 @@ What a setting means to a part is read here and nowhere else; compose puts the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import structlog
 
@@ -14,9 +14,10 @@ from modelyard import demo
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock
-from modelyard.config.model_settings import NO_OPTIONS, ModelOptions
+from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.engines import hardware
+from modelyard.engines.choice import one_per_folder
 from modelyard.engines.echo import echo_model
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
 from modelyard.gateway.keys import KeyEntry, KeyRing, Right
@@ -24,17 +25,15 @@ from modelyard.gateway.limits import Limits
 from modelyard.memory.contexts import sizes
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
-from modelyard.models.catalog import Alias, Catalog
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
+from modelyard.naming import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.providers.deadlines import Deadlines
-from modelyard.providers.fitting import PromptLimits
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.model import Capability, Model, ModelSpec
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
 
-BUILTIN = "yardling"
 FOLDER_CONTEXT_TOKENS = 4096
 
 log = structlog.get_logger()
@@ -43,10 +42,11 @@ log = structlog.get_logger()
 def scan_models(settings: Settings, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
     """Every model this node answers for: found in folders, built in, scripted, and handed in."""
     chosen = settings.models
-    found = scan(chosen.folders)
+    found = scan((*paths_of_one(chosen.path), *chosen.folders))
     for problem in found.problems:
         log.warning("models.folder_problem", path=str(problem.path), problem=problem.problem)
-    models = {model.name: model for model in found.models}
+    chosen_ones = one_per_folder(found.models, lambda name: engine_order(settings, name))
+    models = {model.name: model for model in chosen_ones}
     if chosen.builtin and demo.gguf_path().exists():
         models.setdefault(BUILTIN, describe(BUILTIN, [demo.gguf_path()]))
     for name, script in chosen.echo.items():
@@ -91,27 +91,6 @@ def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
     )  # fmt: skip
 
 
-def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:
-    """Who answers for a model that cannot be brought in, in order."""
-    steps = (step.partition("=") for step in settings.models.options_for(model).ladder)
-    named = tuple(name for key, _equals, name in steps if key == "model")
-    sync = settings.sync
-    is_baseline = sync.fallback and model.lower() in (name.lower() for name in sync.baseline_models)
-    return (*named, *(sync.fallback_models if is_baseline else ()))
-
-
-def prompt_limits(settings: Settings, model: str) -> PromptLimits:
-    """How long prompts to a model may be: what is set for it, or for it at any node, or for all."""
-    given, own = settings.prompts, settings.models.own_options(model)
-    if own is NO_OPTIONS and "@" in model:
-        own = settings.models.own_options(model.partition("@")[0])
-    return PromptLimits(
-        own.max_input_tokens or given.max_input_tokens,
-        own.max_message_tokens or given.max_message_tokens,
-        bool(given.trim if own.trim is None else own.trim),
-    )
-
-
 def overrides(options: ModelOptions) -> LlamaOverrides:
     return LlamaOverrides(
         context_length=options.context_length,
@@ -131,20 +110,20 @@ def residency_limits(settings: Settings) -> ResidencyLimits:
         groups={name: group.resident_max for name, group in settings.models.groups.items()},
         headroom_bytes=settings.memory.headroom_bytes,
         headroom_by_device=settings.memory.headroom,
-        idle_ttl_s=residency.idle_ttl_s if residency.unload_enabled else -1.0,
+        idle_ttl_s=residency.idle_ttl_s,
+        expires=residency.unload_enabled,
         queue_max=residency.queue_max,
     )
 
 
 def keeping(settings: Settings) -> dict[str, Keeping]:
-    """What the configuration says of models in memory, by name. Nothing expires where idle unloading is off.
+    """What the configuration says of models in memory, by name.
 
     The empty name is every other model: it has the ladder of `models.launch`.
     """
-    is_on = settings.residency.unload_enabled
     return {
         name: Keeping(
-            idle_ttl_s=options.idle_ttl_s if is_on else None,
+            idle_ttl_s=options.idle_ttl_s,
             pinned=options.pinned,
             weight=options.weight,
             priority=options.priority,
@@ -163,48 +142,6 @@ def start_limits(settings: Settings) -> StartLimits:
 def deadlines(settings: Settings) -> Deadlines:
     given = settings.deadlines
     return Deadlines(given.connect_s, settings.residency.queue_s, given.first_token_s, given.between_tokens_s)
-
-
-def allowed(settings: Settings, names: Iterable[str]) -> frozenset[str]:
-    """The models a key may use: those it names, by whichever of their configured names."""
-    leads_to = {
-        name.lower(): (target,) if isinstance(target, str) else tuple(target[1])
-        for name, target in {**aliases(settings), **settings.roles}.items()
-    }
-    found: set[str] = set()
-    waiting = [name.lower() for name in names]
-    while waiting:  # until they lead nowhere, or in a circle
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += [target.lower() for target in leads_to.get(name, ())]
-    return frozenset(found)
-
-
-def aliases(settings: Settings) -> dict[str, Alias]:
-    """Configured names as the catalog takes them."""
-    return {
-        name: target if isinstance(target, str) else ("warm" if target.warm else "first", target.names)
-        for name, target in settings.models.aliases.items()
-    }
-
-
-def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
-    """Tell of names in the configuration that no model has. Not an error: it may still be added to a folder."""
-    models = settings.models
-    given = [("models.default", models.default or "")]
-    given += [("models.options", name) for name in models.options]
-    for alias, target in aliases(settings).items():
-        given += [(f"models.aliases.{alias}", name) for name in ((target,) if isinstance(target, str) else target[1])]
-    given += [(f"roles.{role}", name) for role, name in settings.roles.items()]
-    given += [(f"keys.{key.id}", name) for key in settings.keys for name in key.models or ()]
-    for name, options in models.options.items():
-        given += [(f"models.options.{name}.ladder", other) for other in fallbacks(settings, name)]
-        if options.group and options.group not in models.groups:
-            given.append((f"models.options.{name}.group", options.group))
-    for where, name in given:
-        if name and catalog.find(name) is None:
-            log.warning("config.unknown_model", where=where, name=name)
 
 
 def guard(settings: Settings, clock: Clock) -> Guard:
@@ -234,14 +171,3 @@ def guard(settings: Settings, clock: Clock) -> Guard:
         trusted_proxies=server.trusted_proxies,
         allow_open=server.allow_open_bind,
     )
-
-
-def default_model(settings: Settings, catalog: Catalog) -> str | None:
-    """Who answers a request that names no model: the configured one, else the only one there is."""
-    if settings.models.default is not None:
-        return settings.models.default
-    servable = [model for model in catalog.list() if not model.problem]
-    here = [model.name for model in servable if not model.node and model.name != BUILTIN]
-    there = sorted({model.bare_name for model in servable if model.node})
-    names = here or there or [model.name for model in servable]
-    return names[0] if len(names) == 1 else None

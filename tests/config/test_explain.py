@@ -106,7 +106,7 @@ def test_hosts_that_others_reach(host: str) -> None:
         {"deadlines": {"first_token_s": "nan"}},
         {"deadlines": {"first_token_s": float("inf")}},
         {"server": {"trusted_proxies": ["everyone"]}},
-        {"models": {"engine": "transformers"}},
+        {"models": {"engine": "vllm"}},
     ],
 )
 def test_impossible_values_are_refused(tree: dict[str, object]) -> None:

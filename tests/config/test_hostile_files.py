@@ -91,7 +91,7 @@ def test_a_reference_that_cannot_be_is_refused(tmp_path: Path, secret: str) -> N
 
 
 def test_a_home_that_nobody_has_stays_as_written(tmp_path: Path) -> None:
-    loaded = load_or_refuse(tmp_path, {"MODEL_PATH": "~nobody-here/x"})
+    loaded = load_or_refuse(tmp_path, {"MODELYARD_MODELS__FOLDERS": "~nobody-here/x"})
 
     assert loaded is not None
     assert loaded.settings.models.folders == (tmp_path / "~nobody-here/x",)

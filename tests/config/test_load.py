@@ -98,19 +98,20 @@ def test_folders_are_relative_to_where_they_were_written(tmp_path: Path) -> None
 
 
 def test_names_of_other_tools_are_honoured_below_ours(tmp_path: Path) -> None:
-    foreign = {"MODEL_PATH": "/m/model.gguf", "MODEL_BACKEND": "llama.cpp", "MODEL_UNLOAD_ENABLED": "0"}
+    (tmp_path / "model.gguf").touch()
+    foreign = {"MODEL_PATH": "model.gguf", "MODEL_BACKEND": "llama.cpp", "MODEL_UNLOAD_ENABLED": "0"}
 
     foreign |= {"MAX_INPUT_TOKENS": "3500"}
     theirs = load(tmp_path, foreign)
-    ours = load(tmp_path, {**foreign, "MODELYARD_MODELS__FOLDERS": "/ours"})
+    ours = load(tmp_path, {**foreign, "MODELYARD_MODELS__PATH": str(tmp_path), "MODELYARD_MODELS__FOLDERS": "/ours"})
 
-    assert theirs.settings.models.folders == (Path("/m/model.gguf"),)
+    assert theirs.settings.models.path == tmp_path / "model.gguf"
     assert theirs.settings.models.engine == "llamacpp"
     assert theirs.settings.residency.unload_enabled is False
     assert theirs.settings.prompts.max_input_tokens == 3500
     assert theirs.origin(("models", "engine")) == Origin("environment", "MODEL_BACKEND")
     assert theirs.origin(("prompts", "max_input_tokens")) == Origin("environment", "MAX_INPUT_TOKENS")
-    assert ours.settings.models.folders == (Path("/ours"),)
+    assert (ours.settings.models.path, ours.settings.models.folders) == (tmp_path, (Path("/ours"),))
 
 
 def test_the_default_folder_of_models_is_used_once_it_exists(tmp_path: Path) -> None:

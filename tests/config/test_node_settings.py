@@ -10,8 +10,8 @@ from modelyard.config.explain import MachineFacts, risks
 from modelyard.config.schema import Settings
 from modelyard.config.settings import load_settings
 from modelyard.errors import ConfigError
+from modelyard.naming import aliases
 from modelyard.units import GIB
-from modelyard.wiring import aliases
 
 NODE = '[[nodes]]\nname = "a"\n'
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.config.load import Origin
-from modelyard.wiring import prompt_limits
+from modelyard.naming import prompt_limits
 from tests.config.test_load import load, refusal
 
 

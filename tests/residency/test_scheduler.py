@@ -15,7 +15,8 @@ from modelyard.errors import (
     ShuttingDown,
     WorkerCrashed,
 )
-from modelyard.residency.messages import Loaded, Unloaded, WorkerDied
+from modelyard.residency.messages import LimitsChanged, Loaded, Unloaded, WorkerDied
+from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import Footprint
 from tests.residency.stage import FOREVER, Stage, spec
 
@@ -349,6 +350,26 @@ def test_a_request_may_say_how_long_its_model_stays(keep_alive_s: float, leaves_
 def test_a_model_may_have_its_own_idle_time_and_pinned_ones_never_expire() -> None:
     assert Stage().resident(replace(A, idle_ttl_s=7.0)).at(7.0).unloads == [("a", "expiry")]
     assert Stage().resident(replace(A, pinned=True)).at(1e6).unloads == []
+
+
+def test_idle_times_may_change_while_models_are_in_memory() -> None:
+    told, own, plain = spec("told", 3), spec("own", 3, idle_ttl_s=50.0), spec("plain", 3)
+    stage = Stage(idle_ttl_s=300.0, expires=False).resident(own).resident(plain)
+    stage.resident(told).ask(1, told, keep_alive_s=900.0).release(1).at(1000.0)
+    assert stage.unloads == [("told", "expiry")]  # only what a request said
+
+    stage.feed(LimitsChanged(stage.now, ResidencyLimits(headroom_bytes=0, idle_ttl_s=2000.0)))
+    assert stage.unloads == [("own", "expiry")]
+
+    stage.feed(LimitsChanged(stage.now, ResidencyLimits(headroom_bytes=0, idle_ttl_s=20.0)))
+    assert stage.unloads == [("plain", "expiry")]
+
+
+def test_a_models_own_idle_time_is_that_which_who_asked_last_knew() -> None:
+    stage = Stage(idle_ttl_s=300.0).resident(replace(A, idle_ttl_s=50.0)).ask(1, replace(A, idle_ttl_s=500.0))
+
+    assert stage.release(1).at(400.0).unloads == []
+    assert stage.at(500.0).unloads == [("a", "expiry")]
 
 
 def test_an_operator_unload_waits_for_leases_and_answers_who_waits() -> None:

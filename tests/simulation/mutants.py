@@ -134,7 +134,7 @@ class ExpiryUnderUse(Scheduler):
     def expires_at(self, record: Record) -> float | None:
         if not record.is_open or self.is_pinned(record.spec):
             return None
-        return record.idle_since + record.keep_alive_s
+        return record.idle_since + self.stays_s(record)
 
     def _send_away(self, record: Record, reason: str) -> None:
         record.leave(reason)

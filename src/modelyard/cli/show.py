@@ -85,7 +85,8 @@ def _model_lines(entry: ModelEntry) -> Lines:
     if entry.context_length:
         yield "context", str(entry.context_length)
     if entry.engine:
-        yield "engine", entry.engine
+        why = entry.details.get("engine_reason")
+        yield "engine", f"{entry.engine}  ({why})" if why else entry.engine
     if entry.problem:
         yield "problem", entry.problem
 

@@ -43,7 +43,7 @@ SECTIONS = frozenset(
 )
 # Names that other tools in this field use, and what they mean here.
 FOREIGN_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "MODEL_PATH": ("models", "folders"),
+    "MODEL_PATH": ("models", "path"),
     "MODEL_BACKEND": ("models", "engine"),
     "MODEL_UNLOAD_ENABLED": ("residency", "unload_enabled"),
     "MAX_INPUT_TOKENS": ("prompts", "max_input_tokens"),
@@ -276,6 +276,8 @@ def _leaves(tree: object, parts: Parts) -> Iterator[tuple[Parts, object]]:
 
 def _anchored(parts: Parts, value: object, folder: Path) -> object:
     """Paths as written are relative to where they were written."""
+    if parts == ("models", "path") and isinstance(value, str) and value.strip().lower() not in ("", "none"):
+        return str(folder / files.at_home(value.strip()))
     if parts != ("models", "folders"):
         return value
     given = value.split(",") if isinstance(value, str) else value

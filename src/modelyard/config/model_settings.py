@@ -34,7 +34,9 @@ def _ladder_step(text: str) -> str:
     return f"{name}={value}"
 
 
-EngineName = Annotated[Literal["llamacpp", "echo"], BeforeValidator(_engine_name)]
+EngineName = Annotated[
+    Literal["llamacpp", "transformers", "embeddings", "command", "echo"], BeforeValidator(_engine_name)
+]
 LadderStep = Annotated[str, AfterValidator(_ladder_step)]
 
 
@@ -103,6 +105,7 @@ class ModelOptions(LaunchSettings, PromptOptions):
     priority: int = Field(
         default=0, ge=-100, le=100, description="Who waits for a model of higher priority gets memory first."
     )
+    engines: tuple[EngineName, ...] = Field(default=(), description="Its own order instead of `models.engines`.")
     group: str = Field(default="", description="Name of its group in `models.groups`.")
 
 
@@ -139,9 +142,20 @@ class ModelsSettings(Section):
         default=(), description="Folders (or single files) to look for models in. Not given: the `models` folder of "
         "`modelyard paths`, if it exists."
     )  # fmt: skip
+    path: Annotated[Path | None, NoneText] = Field(
+        default=None,
+        description="One model, a file or a folder: served beside those in `folders`, and answering requests that name "
+        "none, if `default` does not say otherwise.",
+    )
     builtin: bool = Field(default=True, description="Offer the small built-in model `yardling`.")
     default: str | None = Field(default=None, min_length=1, description="Model that answers a request that names none.")
     engine: EngineName | None = Field(default=None, description="Serve with this engine only: `llamacpp`.")
+    engines: tuple[EngineName, ...] = Field(
+        default=(),
+        description="Which engine serves a folder that holds a GGUF file beside safetensors: the first of these that "
+        'is installed and can serve it, `engines = ["transformers", "llamacpp"]`. Those not named come after, llamacpp '
+        "first. `modelyard show` says which and why.",
+    )
     aliases: Mapping[str, str | OneOf] = Field(
         default={},
         description='Further names: `alias = "model"`; or for several models `alias = { warm = ["a", "b"] }`, whichever'

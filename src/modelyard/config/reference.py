@@ -37,7 +37,7 @@ variables. Folders in a file are relative to that file.
 Commands that ask a server find it by `MODELYARD_URL` and send the key in `MODELYARD_KEY`, or in the file that
 `MODELYARD_KEY_FILE` names.
 
-Also read, as other tools name them: `MODEL_PATH` (models.folders), `MODEL_BACKEND` (models.engine),
+Also read, as other tools name them: `MODEL_PATH` (models.path), `MODEL_BACKEND` (models.engine),
 `MODEL_UNLOAD_ENABLED` (residency.unload_enabled) and `MAX_INPUT_TOKENS` (prompts.max_input_tokens).
 
 ```toml

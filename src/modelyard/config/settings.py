@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -81,6 +82,7 @@ def load_settings(
         ),
     )
     _check_bind(loaded)
+    _check_path(loaded)
     return loaded
 
 
@@ -120,6 +122,19 @@ def _check_bind(loaded: LoadedSettings) -> None:
             ),
             where=origin.detail or origin.source,
             host=loaded.settings.server.host,
+        )
+
+
+def _check_path(loaded: LoadedSettings) -> None:
+    """Who names one model wants that one: without it there is nothing to start for."""
+    path = loaded.settings.models.path
+    if path is not None and not os.path.exists(path):
+        origin = loaded.origin(("models", "path"))
+        raise ConfigError(
+            N_("{where}: models.path: there is no file or folder {path}"),
+            hints=(N_("Give a GGUF file, or the folder of a model."),),
+            where=origin.detail or origin.source,
+            path=path,
         )
 
 

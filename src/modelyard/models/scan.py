@@ -60,7 +60,7 @@ def scan(folders: Sequence[Path], known: Iterable[Model] = ()) -> ScanResult:
     for folder in folders:
         top = folder.expanduser().absolute()
         if top.is_file():
-            walk.files.setdefault(top, top.parent)
+            walk.files.update((path, top.parent) for path in _with_parts(top) if path not in walk.files)
         else:
             _walk(top, top, 0, walk)
     found = _grouped(walk)
@@ -117,6 +117,19 @@ def _walk(folder: Path, top: Path, depth: int, walk: _Walk) -> None:
             _walk(path, top, depth + 1, walk)
         elif entry.name.lower().endswith(".gguf"):
             walk.files.setdefault(path, top)
+
+
+def _with_parts(file: Path) -> list[Path]:
+    """A file, the other parts of its set, and what turns images into what it reads."""
+    found = [file]
+    match = _SPLIT.fullmatch(file.stem)
+    if match:
+        set_of = re.compile(rf"{re.escape(match['stem'])}-\d{{5}}-of-{match['count']}\.gguf", re.IGNORECASE)
+        found += [path for path in sorted(file.parent.glob("*.gguf")) if set_of.fullmatch(path.name)]
+    elif not _PROJECTOR.search(file.stem):
+        beside = (path for path in sorted(file.parent.glob("*.gguf")) if _PROJECTOR.search(path.stem))
+        found += [path for path in beside if kind_of(path) == "mmproj"]
+    return found
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

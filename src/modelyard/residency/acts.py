@@ -53,9 +53,18 @@ class Acts:
         """When an idle resident leaves by itself; None while it does not."""
         if not record.is_open or record.leases or record.spec.name in self.queue.lines:
             return None
-        if record.keep_alive_s < 0 or self.is_pinned(record.spec):
+        stays_s = self.stays_s(record)
+        if stays_s < 0 or self.is_pinned(record.spec):
             return None
-        return record.idle_since + record.keep_alive_s
+        return record.idle_since + stays_s
+
+    def stays_s(self, record: Record) -> float:
+        """How long it stays when it is idle, by the limits of now; negative: for ever."""
+        if record.keep_alive_s is not None:
+            return record.keep_alive_s
+        if not self.limits.expires:
+            return -1.0
+        return self.limits.idle_ttl_s if record.idle_ttl_s is None else record.idle_ttl_s
 
     def _grant(self, ticket: Ticket, record: Record) -> bool:
         """Give a slot. True if somebody else has now been overtaken as often as may be."""
@@ -65,6 +74,7 @@ class Acts:
             self._is_room_stale = True
         record.leases += 1
         self.leases[ticket.number] = record
+        record.idle_ttl_s = ticket.spec.idle_ttl_s
         if ticket.keep_alive_s is not None:
             record.keep_alive_s = ticket.keep_alive_s
         self._effects.append(Grant(ticket.number, record.spec.name, record.epoch))

@@ -115,8 +115,7 @@ class Lifecycle(Settling):
         if self._kind_in_use not in ("", record.spec.kind):
             self._tell("model.switched", record, switched_from=self._kind_in_use, switched_to=record.spec.kind)
         self._kind_in_use = record.spec.kind
-        own_ttl_s = record.spec.idle_ttl_s
-        record.keep_alive_s = self.limits.idle_ttl_s if own_ttl_s is None else own_ttl_s
+        record.idle_ttl_s = record.spec.idle_ttl_s
         record.measure(event.in_use)
         self._are_books_stale = True
         self.failures.loaded(event.model)

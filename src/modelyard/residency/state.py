@@ -31,7 +31,8 @@ class ResidencyLimits:
     groups: Mapping[str, int] = field(default_factory=dict)  # how many models of a group may be in memory
     headroom_bytes: int = GIB  # of each device, never given to a model
     headroom_by_device: Mapping[str, int] = field(default_factory=dict)  # of these instead
-    idle_ttl_s: float = 300.0  # negative: nothing expires
+    idle_ttl_s: float = 300.0  # negative: nothing expires that has none of its own
+    expires: bool = True  # whether anything does by itself; a request may say so in any case
     queue_max: int = 512
     bypass_count_max: int = 8  # a ticket overtaken this often makes its victims drain
     drain_after_s: float = 10.0  # so does one that has waited this long
@@ -69,7 +70,8 @@ class Record:
     loaded_at: float = 0.0
     load_s: float = 0.0
     idle_since: float = 0.0  # the end of the last lease
-    keep_alive_s: float = 0.0
+    idle_ttl_s: float | None = None  # its own, as who asked last knew it; None: the limits'
+    keep_alive_s: float | None = None  # what a request said instead; None: none did
     closed_from: int | None = None  # draining for the ticket of this order: later ones are not granted here
     leave_reason: str = ""  # set: a firm drain, or leaving; never unset
     peak: dict[str, int] = field(default_factory=dict)  # the most it was seen to use
