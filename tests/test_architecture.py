@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
-    | engines | workers | residency | providers | routing | gateway | fleet | api web | naming | wiring node_wiring
-    | showing reload applying | compose | asgi serving | cli testing"""
+    | engines | workers | residency | providers | routing registry | gateway | fleet | api web | naming
+    | wiring node_wiring pull_wiring | showing reload applying | compose | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
@@ -33,6 +33,7 @@ PURE = {
     "config/shared_layout.py", "config/changes.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
     "providers/trimming.py", "providers/prompt_tokens.py",
+    "models/manifest.py", "registry/reference.py", "registry/choosing.py", "registry/plan.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
     "routing/affinity.py", "routing/room.py", "routing/turns.py", "gateway/admission.py",
     "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",
@@ -49,6 +50,7 @@ FUNCTION_LINES_MAX = 60
 WORKER_PROGRAMS = {
     "engines/echo_worker.py", "engines/llamacpp_launcher.py", "engines/llamacpp_oracle_launcher.py",
     "engines/worker_cell.py", "workers/guardian.py",
+    "registry/hub_listing.py",
 }  # fmt: skip
 LONG_FILES = {
     "errors.py": "the whole error tree on one page",
@@ -204,10 +206,11 @@ OUTBOUND = {
     "client/http.py": "the command line's server",
     "client/ollama.py": "the Ollama server that its user names",
     "client/ollama_sync.py": "the same, without a loop",
-    "providers/node_http.py": "the nodes of the configuration",
+    "providers/node_http.py": "the nodes of the configuration, and the hosts that files may come from",
     "providers/ollama_residents.py": "an Ollama server that shares our devices",
     "providers/worker_http.py": "our own workers, by their sockets",
     "workers/ready.py": "our own workers, while they start",
+    "registry/hub_listing.py": "the hub, asked what a repository has",
     "testing/fault_proxy.py": "the server that a test put behind it",
 }
 REACHES_OUT = {

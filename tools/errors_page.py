@@ -62,8 +62,8 @@ GROUPS: tuple[tuple[str, str, tuple[type[YardError], ...]], ...] = (
     ("The Ollama client library", "Raised by [`OllamaService`](ollama-client.md); no server sends them.",
      (errors.OllamaServiceError,)),
     ("The rest", "", (
-        errors.DeadlineExceeded, errors.NotBuilt, errors.LoopDetected, errors.RequestCancelled, errors.ModelFileError,
-        errors.ConfigError, errors.ClientClosed,
+        errors.DeadlineExceeded, errors.NotBuilt, errors.ExtraMissing, errors.LoopDetected, errors.RequestCancelled,
+        errors.ModelFileError, errors.ConfigError, errors.ClientClosed,
     )),
 )  # fmt: skip
 # For those whose suggestions come with the single case, or that need none there.

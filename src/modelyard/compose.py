@@ -6,7 +6,7 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +39,12 @@ from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
 from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
+from modelyard.models.store import Store
 from modelyard.naming import aliases, default_model, fallbacks, warn_of_unknown_names
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
+from modelyard.pull_wiring import Servers, opened_store, pulls
+from modelyard.registry.pulls import Pulls
 from modelyard.reload import ConfigWatch
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.neighbour_watch import NeighbourHolders, NeighbourWatch
@@ -102,15 +105,12 @@ async def running_node(
         devices = SystemDevices(ram_limit_bytes=settings.memory.ram_limit_bytes, gpus=settings.memory.gpus)
 
         # Models, and who is in memory.
-        further = tuple(models)
-
-        def scanned() -> tuple[Model, ...]:
-            return scan_models(live.settings, further)
-
+        store = await asyncio.to_thread(opened_store, settings.pull, loaded.paths.store)
+        scanned = partial(_scanned, live, store, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
         recipes = (*engines, Echo(environment), llama := await llamacpp(settings, devices, environment))
-        store = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
-        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), store)
+        measured = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
+        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), measured)
         there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
         manager, neighbours = residency(settings, clock, events, devices, starter, there)
 
@@ -126,8 +126,9 @@ async def running_node(
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
+        pulled = await stack.enter_async_context(fetching(live, store, environment, clock, operations))
         details = partial(launch_details, starter, manager)
-        served = endpoints(live, clock, catalog, inference, operations, manager, others.fleet, details)
+        served = endpoints(live, clock, catalog, inference, operations, manager, others.fleet, details, pulled)
         door = guard(settings, clock)
         app = build_app(
             inference=served, operations=operations, history=history, guard=door, registry=metrics.registry,
@@ -215,7 +216,7 @@ def data_plane(
 
 def endpoints(
     live: Live, clock: Clock, catalog: Catalog, inference: Inference, operations: Operations,
-    manager: ResidencyManager, fleet: Fleet, details: Details,
+    manager: ResidencyManager, fleet: Fleet, details: Details, pulled: Pulls,
 ) -> InferenceEndpoints:  # fmt: skip
     """What serves inference over HTTP."""
     assert operations.nodes is not None, "it was made with one"
@@ -224,9 +225,22 @@ def endpoints(
             inference=inference, catalog=catalog, clock=clock, residents=manager.residents, details=details,
             fleet=fleet.status, default_model=lambda: default_model(live.settings, catalog),
             standby=Standby(operations, manager, manager.residents, clock, queue_s=live.settings.residency.queue_s),
-            store=ModelStore(catalog, operations, operations.nodes, lambda: live.settings.models.folders),
+            store=ModelStore(catalog, operations, operations.nodes, lambda: live.settings.models.folders, pulled),
             body_bytes_max=live.settings.server.body_max_bytes,
         )
+    )  # fmt: skip
+
+
+def _scanned(live: Live, store: Store, further: tuple[Model, ...]) -> tuple[Model, ...]:
+    return scan_models(live.settings, store, further)
+
+
+def fetching(live: Live, store: Store, environment: Mapping[str, str], clock: Clock, operations: Operations) -> Pulls:
+    """Who brings models onto this machine. What has come is in the catalog before anybody is told of it."""
+    servers = Servers(lambda: live.settings.nodes, environment)
+    return pulls(
+        live.settings.pull, store, environment, clock, nodes=servers.plan,
+        published=partial(operations.rescan, CONFIGURATION),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@
     │   ├── ModelNotFound         model_not_found
     │   └── NodeNotFound          node_not_found
     ├── NotBuilt                  not_implemented         a part of another server's API that we do not have
+    ├── ExtraMissing              extra_missing           a package that is installed only on demand
     ├── LoopDetected              loop_detected           a request came back to a server it had passed
     ├── RateLimited               rate_limit_exceeded     the caller's own limit
     ├── Unavailable               unavailable             our capacity; `retry_after_s` says when
@@ -31,6 +32,8 @@
     │   ├── LoadStalled           load_stalled
     │   ├── ModelUnloaded         model_unloaded          taken out of memory by an operator while waiting
     │   ├── NoNodeAvailable       no_node_available       whoever has the model is down, cooling down or draining
+    │   ├── DiskFull              disk_full               no room for a model's files
+    │   ├── StoreFailed           store_failed            the disk does not let us keep them
     │   └── ShuttingDown          shutting_down
     ├── UpstreamError             upstream_error          what should have answered did not, or lied
     │   ├── WorkerCrashed         worker_crashed
@@ -41,7 +44,8 @@
     │   ├── UpstreamRefusedKey    upstream_refused_key    a node does not accept the key we have for it
     │   ├── UpstreamLimited       upstream_rate_limited   a node's own limit; `retry_after_s` is what it said
     │   ├── UpstreamOverloaded    upstream_overloaded     a node has no room now
-    │   └── UpstreamModelMissing  upstream_model_missing  a node no longer has the model it listed
+    │   ├── UpstreamModelMissing  upstream_model_missing  a node no longer has the model it listed
+    │   └── DigestMismatch        digest_mismatch         bytes that are not the file; none of them is kept
     ├── DeadlineExceeded          deadline_exceeded       the caller's own time for the whole of it is over
     ├── RequestCancelled          request_cancelled       an operator cancelled it
     ├── ClientClosed              client_closed           the caller left; seen in logs only
@@ -269,6 +273,14 @@ class NotBuilt(YardError):
     hints: tuple[str, ...] = (N_("docs/api.md lists every path."),)
 
 
+class ExtraMissing(YardError):
+    """What this needs is installed only where somebody wants it."""
+
+    code = "extra_missing"
+    text = N_("This needs packages that are not installed: {packages}.")
+    hints = (N_("Install them: {command}"),)
+
+
 class LoopDetected(YardError):
     """Servers that are nodes of each other passed a request round."""
 
@@ -365,6 +377,25 @@ class NoNodeAvailable(Unavailable):
     hints = (N_("`modelyard nodes` shows the state of each node and when it is tried again."),)
 
 
+class DiskFull(Unavailable):
+    """The store's disk has no room for a model's files."""
+
+    code = "disk_full"
+    text = N_("{label} needs {needed} on disk; {free} are free in {folder}.")
+    hints = (
+        N_("Free some space, or set pull.store to a folder on another disk."),
+        N_("What has come is kept, and the pull goes on from there; `modelyard pull --partials` lists it."),
+    )
+
+
+class StoreFailed(Unavailable):
+    """The store's disk refuses to read or write."""
+
+    code = "store_failed"
+    text = N_("{label} cannot be written: {problem}")
+    hints = (N_("`modelyard paths` shows where the store is."),)
+
+
 class ShuttingDown(Unavailable):
     """The server is stopping."""
 
@@ -446,6 +477,14 @@ class UpstreamModelMissing(UpstreamError):
     code = "upstream_model_missing"
     text = N_("{provider} no longer has {model}.")
     hints = (N_("`modelyard list` shows who has which model."),)
+
+
+class DigestMismatch(UpstreamError):
+    """What came is not the file that was asked for."""
+
+    code = "digest_mismatch"
+    text = N_("{provider} sent bytes that are not {file}: their digest is another. They were thrown away.")
+    hints = (N_("Try again; if it happens again, somebody between here and there changes what is sent."),)
 
 
 class DeadlineExceeded(YardError):

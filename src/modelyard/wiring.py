@@ -27,6 +27,8 @@ from modelyard.memory.devices import SystemDevices
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.models.describe import describe
 from modelyard.models.scan import scan
+from modelyard.models.store import Store
+from modelyard.models.stored import stored_models
 from modelyard.naming import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.providers.deadlines import Deadlines
 from modelyard.residency.state import ResidencyLimits
@@ -39,14 +41,14 @@ FOLDER_CONTEXT_TOKENS = 4096
 log = structlog.get_logger()
 
 
-def scan_models(settings: Settings, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
-    """Every model this node answers for: found in folders, built in, scripted, and handed in."""
+def scan_models(settings: Settings, store: Store, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
+    """Every model this node answers for: found in folders, pulled, built in, scripted, and handed in."""
     chosen = settings.models
     found = scan((*paths_of_one(chosen.path), *chosen.folders))
     for problem in found.problems:
         log.warning("models.folder_problem", path=str(problem.path), problem=problem.problem)
     chosen_ones = one_per_folder(found.models, lambda name: engine_order(settings, name))
-    models = {model.name: model for model in chosen_ones}
+    models = {model.name: model for model in (*chosen_ones, *stored_models(store))}
     if chosen.builtin and demo.gguf_path().exists():
         models.setdefault(BUILTIN, describe(BUILTIN, [demo.gguf_path()]))
     for name, script in chosen.echo.items():

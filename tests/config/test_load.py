@@ -20,7 +20,7 @@ def load(
     folder: Path, environment: Mapping[str, str] | None = None, *flags: Flag, config: Path | None = None
 ) -> LoadedSettings:
     user = folder / "user"
-    paths = Paths(user, user, user / "models", user, user, None)
+    paths = Paths(user, user, user / "models", user / "store", user, user, None)
     return load_settings(flags, config_file=config, environment=environment or {}, folder=folder, paths=paths)
 
 

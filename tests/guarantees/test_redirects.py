@@ -151,7 +151,7 @@ def of_client(client: YardClient) -> dict[str, Ask]:
         "load": lambda: client.load("m"), "unload": lambda: client.unload("m"),
         "pin": lambda: client.pin("m", pinned=True), "nodes": client.nodes,
         "edit_node": lambda: client.edit_node("n", weight=1), "check_node": lambda: client.check_node("n"),
-        "chat": chat,
+        "chat": chat, "pull": lambda: client.pull("m"), "delete": lambda: client.delete("m"), "check": client.check,
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Ollama's endpoints that change which models there are: pull, delete, copy, in our store or at a chosen node.
 
-A name is a name: nothing that could be a path or a digest goes any further. What Ollama does beyond that (push, create,
-blobs) is refused with a clear word.
+A name is a name, or to pull what a registry calls a model: nothing that could be a path or a digest goes any further.
+What Ollama does beyond that (push, create, blobs) is refused with a clear word.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from modelyard.clock import Clock
 from modelyard.errors import ClientClosed, NotBuilt, UpstreamInvalid, YardError
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
+from modelyard.registry.reference import parse
 from modelyard.types.model import ModelRef
 
 from .answers import json_answer
@@ -59,7 +60,7 @@ class OllamaStoreEndpoints:
         body = decode_body(await read_body(request, bytes_max=BODY_BYTES_MAX), _model)
         if body.insecure:
             raise invalid("insecure", "models are fetched over checked connections only")
-        name, node = checked_name(required_name(body.wanted), "model"), checked_node(body.node)
+        name, node = checked_wish(required_name(body.wanted)), checked_node(body.node)
         steps = self._store.pull(caller, name, node)
         if body.stream is not False:
             return Pull(steps, caller, self._clock, self._keepalive_s)
@@ -158,6 +159,19 @@ def checked_name(text: str, param: str) -> str:
     if not text.isascii() or any(_DIGEST.fullmatch(part.lower()) for part in parts):
         raise invalid(param, "it must be a name, not a digest, of plain letters, digits and . _ - + /")
     return text
+
+
+def checked_wish(text: str) -> str:
+    """What may be pulled: a model's name, or a reference to a registry.
+
+    >>> checked_wish("hf:org/Repo-GGUF:Q4_K_M"), checked_wish("qwen:4b")
+    ('hf:org/Repo-GGUF:Q4_K_M', 'qwen:4b')
+    """
+    try:
+        found = parse(text)
+    except ValueError as exc:
+        raise invalid("model", str(exc)) from None
+    return text if found is not None else checked_name(text, "model")
 
 
 def checked_node(text: str) -> str | None:

@@ -64,6 +64,7 @@ _STATUS: Mapping[type[YardError], int] = {
     errors.NotFound: 404,
     errors.RateLimited: 429,
     errors.Unavailable: 503,
+    errors.DiskFull: 507,
     errors.UpstreamError: 502,
     errors.UpstreamStalled: 504,
     errors.UpstreamTimeout: 504,
@@ -71,6 +72,7 @@ _STATUS: Mapping[type[YardError], int] = {
     errors.UpstreamOverloaded: 503,
     errors.DeadlineExceeded: 504,
     errors.NotBuilt: 501,
+    errors.ExtraMissing: 501,
     errors.LoopDetected: 508,
     errors.RequestCancelled: 409,
     errors.ClientClosed: 499,  # seen in logs only
@@ -88,12 +90,16 @@ _TYPE: Mapping[type[YardError], str] = {
     errors.InsufficientMemory: "overloaded_error",
     errors.UpstreamError: "upstream_error",
     errors.NotBuilt: "invalid_request_error",
+    errors.ExtraMissing: "invalid_request_error",
 }
 _HOPELESS = (
     errors.RequestCancelled,
     errors.ModelFileError,
     errors.NotBuilt,
+    errors.ExtraMissing,
     errors.LoopDetected,
+    errors.DiskFull,
+    errors.DigestMismatch,
 )  # the same request again fails in the same way
 
 

@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "load": ("modelyard.cli.memory:load", N_("Load a model.")),
     "unload": ("modelyard.cli.memory:unload", N_("Take a model out of memory.")),
     "pin": ("modelyard.cli.memory:pin", N_("Keep a model in memory.")),
+    "pull": ("modelyard.cli.pull:pull", N_("Bring a model onto this machine.")),
+    "rm": ("modelyard.cli.pull:rm", N_("Take a model off this machine.")),
     "nodes": ("modelyard.cli.nodes:nodes", N_("List other nodes, weigh them, drain them.")),
     "config": ("modelyard.cli.config:config", N_("Show every setting and where it came from.")),
     "paths": ("modelyard.cli.config:paths", N_("Show where files live.")),

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx2
 
 from modelyard.client.event_lines import EventTooLarge, event_data
+from modelyard.client.ollama_lines import Lines
 from modelyard.client.replies import ModelEntry, chunks_of, convert, decode, error_of, model_entry
 from modelyard.errors import (
     N_,
@@ -106,6 +107,10 @@ class YardClient:
     def close(self) -> None:
         self._http.close()
 
+    def check(self) -> None:
+        """Raise `UpstreamUnreachable` unless a server answers."""
+        self._ask("GET", "/health")
+
     def models(self) -> list[ModelEntry]:
         """Every model the server offers."""
         body = self._ask("GET", "/v1/models")
@@ -145,6 +150,32 @@ class YardClient:
     def check_node(self, name: str) -> FleetNodeStatus:
         """Have a node looked at now, and tell how it is."""
         return convert(self._ask("POST", f"/admin/nodes/{_node_path(name)}/check", {}), FleetNodeStatus, self.url)
+
+    def pull(self, model: str) -> Iterator[dict[str, Any]]:
+        """Have a model fetched; its progress as it comes. Ends normally only if the server says that it is done."""
+        timeout, last = httpx2.Timeout(SILENCE_S, connect=CONNECT_S), ""
+        with (
+            _transport_errors(self.url),
+            self._http.stream("POST", "/api/pull", json={"model": model}, timeout=timeout) as response,
+        ):
+            if response.status_code != 200:
+                raise self._refusal(response)
+            lines = Lines(BODY_BYTES_MAX)
+            for line in (line for piece in response.iter_raw() for line in lines.feed(piece)):
+                step = decode(line, self.url)
+                if "error" in step:
+                    raise error_of(response.status_code, step)
+                last = str(step.get("status"))
+                yield step
+        if last != "success":
+            raise UpstreamInvalid(N_("{provider} cut off the answer before its end."), provider=self.url)
+
+    def delete(self, model: str) -> None:
+        """Take a model off the disk of the server, or of its node."""
+        asked = self._http.stream("DELETE", "/api/delete", json={"model": model}, timeout=LOAD_S)
+        with _transport_errors(self.url), asked as response:
+            if response.status_code != 200:
+                raise self._refusal(response)
 
     @contextmanager
     def chat(

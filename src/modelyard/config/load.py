@@ -38,6 +38,7 @@ SECTIONS = frozenset(
         "nodes",
         "routing",
         "sync",
+        "pull",
         "log",
     )
 )
@@ -276,7 +277,8 @@ def _leaves(tree: object, parts: Parts) -> Iterator[tuple[Parts, object]]:
 
 def _anchored(parts: Parts, value: object, folder: Path) -> object:
     """Paths as written are relative to where they were written."""
-    if parts == ("models", "path") and isinstance(value, str) and value.strip().lower() not in ("", "none"):
+    is_path = parts in (("models", "path"), ("pull", "store"))
+    if is_path and isinstance(value, str) and value.strip().lower() not in ("", "none"):
         return str(folder / files.at_home(value.strip()))
     if parts != ("models", "folders"):
         return value

@@ -16,6 +16,7 @@ class Paths:
     config: Path
     data: Path
     models: Path
+    store: Path
     state: Path
     cache: Path
     runtime: Path | None  # for sockets: private, and gone with the session; not every machine has such a place
@@ -28,6 +29,7 @@ def user_paths(environment: Mapping[str, str]) -> Paths:
         config=found.user_config_path,
         data=found.user_data_path,
         models=found.user_data_path / "models",
+        store=found.user_data_path / "store",
         state=found.user_state_path,
         cache=found.user_cache_path,
         runtime=Path(environment["XDG_RUNTIME_DIR"]) if environment.get("XDG_RUNTIME_DIR") else None,

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from modelyard.config.model_settings import ModelsSettings, PromptOptions
 from modelyard.config.node_settings import NodeList, RoutingSettings
+from modelyard.config.pull_settings import PullSettings
 from modelyard.config.section import Section
 from modelyard.config.sync_settings import SyncSettings
 from modelyard.config.values import Bytes, NoneText, Seconds, Ttl
@@ -197,6 +198,7 @@ class Settings(Section):
     )
     routing: RoutingSettings = Field(default=RoutingSettings(), description="Which node answers, and how often others.")
     sync: SyncSettings = Field(default=SyncSettings(), description="Model files that nodes should have.")
+    pull: PullSettings = Field(default=PullSettings(), description="Models that are pulled onto this machine.")
     log: LogSettings = Field(default=LogSettings(), description="What is logged, and how.")
 
     @field_validator("keys")

@@ -1,7 +1,8 @@
 """Fetching, removing and copying models, here or at a node: whoever has, or is to have, the file is told to act.
 
-A name may say where (`name@node`); else it is where the model is, if that is one place. Files here are removed only
-from the configured folders, after the model has left memory. Knows nothing about HTTP.
+A name may say where (`name@node`); else it is where the model is, if that is one place. What comes from a registry goes
+into our store. Files here are removed only from the store and the configured folders, after the model has left memory.
+Knows nothing about HTTP.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from modelyard.errors import N_, BadRequest, ModelNotFound, NotBuilt
 from modelyard.models.catalog import Catalog
+from modelyard.registry import reference
+from modelyard.registry.pulls import Pulls
+from modelyard.registry.transfer import disk_errors
 from modelyard.types.model import Model, ModelRef
 
 from .audit import audited
@@ -28,12 +33,24 @@ class ModelStore:
     """What can be done to model files, wherever they are."""
 
     def __init__(
-        self, catalog: Catalog, operations: Operations, nodes: NodeOperations, folders: Callable[[], Sequence[Path]]
+        self,
+        catalog: Catalog,
+        operations: Operations,
+        nodes: NodeOperations,
+        folders: Callable[[], Sequence[Path]],
+        pulls: Pulls,
     ) -> None:
         self._catalog, self._operations, self._nodes, self._folders = catalog, operations, nodes, folders
+        self._pulls = pulls
 
     async def pull(self, caller: Caller, name: str, node: str | None = None) -> AsyncIterator[Mapping[str, object]]:
-        """Have a node fetch a model. One that is here already is reported as such."""
+        """Bring a registry's model into our store, or have a node fetch one. One that is here already is reported."""
+        if node in (None, HERE) and (wanted := _registered(name)) is not None:
+            with audited(caller, "pull", wanted.source):
+                async with aclosing(self._pulls.pull(wanted)) as steps:  # type: ignore[type-var]
+                    async for step in steps:
+                        yield step
+            return
         plain, node = _split(name, node)
         with audited(caller, "pull", f"{plain}@{node}" if node else plain):
             found = self._catalog.find(plain)
@@ -51,9 +68,13 @@ class ModelStore:
             if model.node:
                 await self._nodes.delete(model.node, model.node_model)
                 return
-            files = self._own_files(model)
+            files = () if model.is_stored else self._own_files(model)
             await self._operations.unload(caller, model.name)
-            await asyncio.to_thread(_remove, files)
+            if model.is_stored:
+                with disk_errors(model.name):
+                    await asyncio.to_thread(self._pulls.store.remove, model.name)
+            else:
+                await asyncio.to_thread(_remove, files)
             await self._operations.rescan(caller)
 
     async def copy(self, caller: Caller, name: str, to: str, node: str | None = None) -> None:
@@ -64,6 +85,11 @@ class ModelStore:
             model = self._one(plain, node or target_node)
             if model.node:
                 await self._nodes.copy(model.node, model.node_model, target)
+                return
+            if model.is_stored:
+                with disk_errors(target):
+                    await asyncio.to_thread(self._pulls.store.copy, model.name, target)
+                await self._operations.rescan(caller)
                 return
             files = self._own_files(model)
             if len(files) != 1 or files[0].suffix != ".gguf":
@@ -78,7 +104,10 @@ class ModelStore:
         if node == HERE or (node is None and len(able) != 1):
             raise BadRequest(
                 N_("Nobody here can fetch {model}: name a node that can, as {model}@NODE. Those that can: {nodes}."),
-                hints=(N_("For this machine, put the file into a folder of models.folders."),),
+                hints=(
+                    N_("For this machine, name a repository: hf:ORGANISATION/NAME."),
+                    N_("Or put the file into a folder of models.folders."),
+                ),
                 param="model", model=name, nodes=", ".join(able) or "none",
             )  # fmt: skip
         return node or able[0]
@@ -86,6 +115,9 @@ class ModelStore:
     def _one(self, name: str, node: str | None) -> Model:
         """The one model that is meant."""
         wanted = f"{HERE}/{name}" if node == HERE else f"{name}@{node}" if node else name
+        found = self._catalog.find(wanted)
+        if found is not None and found.is_stored and found.problem:
+            return found  # a damaged one can still be removed
         models = self._catalog.candidates(wanted).models
         here = [model for model in models if not model.node]
         if len(models) > 1 and not here:
@@ -102,6 +134,14 @@ class ModelStore:
         if not files or not all(any(path.is_relative_to(folder) for folder in folders) for path in files):
             raise BadRequest(N_("The files of {model} are not in a folder of models.folders."), model=model.name)
         return files
+
+
+def _registered(name: str) -> reference.Reference | None:
+    """What of a registry is meant; None for a plain name."""
+    try:
+        return reference.parse(name)
+    except ValueError as problem:
+        raise BadRequest(N_("{name} is not a model: {problem}"), name=ascii(name[:100]), problem=problem) from None
 
 
 def _split(name: str, node: str | None) -> tuple[str, str | None]:

@@ -132,6 +132,11 @@ def _with_parts(file: Path) -> list[Path]:
     return found
 
 
+def is_projector(path: Path) -> bool:
+    """Whether a file belongs to the models beside it: it turns images into what they read."""
+    return bool(_PROJECTOR.search(path.stem)) and kind_of(path) == "mmproj"
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -154,7 +159,7 @@ def _grouped(walk: _Walk) -> list[Found]:
         match = _SPLIT.fullmatch(path.stem)
         if match and 1 <= int(match["count"]) <= SPLIT_COUNT_MAX:
             splits[path.parent, match["stem"], int(match["count"])][int(match["number"])] = path
-        elif _PROJECTOR.search(path.stem) and kind_of(path) == "mmproj":
+        elif is_projector(path):
             projectors.setdefault(path.parent, path)
         else:
             singles.append(path)

@@ -105,8 +105,9 @@ class NodeAnswer(WorkerAnswer):
 class NodeConnections:
     """The connections to one node."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, address: Address, kind: type[NodeAnswer] = NodeAnswer) -> None:
+        """`kind` is what an answer is kept in."""
+        self.address, self._kind = address, kind
         self._tls = _tls(address) if address.is_tls else None
         self._idle: deque[tuple[NodeAnswer, float]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
@@ -197,7 +198,7 @@ class NodeConnections:
         try:
             async with asyncio.timeout(connect_s):
                 transport, answer = await asyncio.get_running_loop().create_connection(
-                    NodeAnswer, address.host, address.port, ssl=self._tls,
+                    self._kind, address.host, address.port, ssl=self._tls,
                     server_hostname=address.host if self._tls is not None else None,
                 )  # fmt: skip
         except TimeoutError as exc:

@@ -81,7 +81,8 @@ class Model:
     kind: Kind = "local"
     node: str = ""  # who has it; empty: we
     node_model: str = ""  # what it is called there
-    digest: str = ""  # of its files, as that node tells it
+    digest: str = ""  # of its files, as that node tells it, or as our store knows it
+    is_stored: bool = False  # its files are in our store, under this very name
 
     @property
     def bare_name(self) -> str:
