@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
     | engines | workers | residency | providers | routing registry | gateway | fleet | api web | naming
-    | wiring node_wiring pull_wiring | showing reload applying | compose | asgi serving | cli testing"""
+    | wiring node_wiring pull_wiring engine_wiring | showing reload applying | compose | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
@@ -31,6 +31,7 @@ PURE = {
     "residency/lifecycle.py", "residency/rules.py", "residency/waiting.py",
     "config/explain.py", "config/banner.py",
     "config/shared_layout.py", "config/changes.py",
+    "engines/answer_text.py", "engines/transformers_question.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
     "providers/trimming.py", "providers/prompt_tokens.py",
     "models/manifest.py", "registry/reference.py", "registry/choosing.py", "registry/plan.py",
@@ -49,7 +50,7 @@ FUNCTION_LINES_MAX = 60
 # Programs of their own: a worker's process starts there, so they may read the environment they were started with.
 WORKER_PROGRAMS = {
     "engines/echo_worker.py", "engines/llamacpp_launcher.py", "engines/llamacpp_oracle_launcher.py",
-    "engines/worker_cell.py", "workers/guardian.py",
+    "engines/transformers_worker.py", "engines/template_worker.py", "engines/worker_cell.py", "workers/guardian.py",
     "registry/hub_listing.py",
 }  # fmt: skip
 LONG_FILES = {

@@ -13,7 +13,7 @@ from modelyard.clock import Clock
 from modelyard.config.changes import Changes
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
-from modelyard.engines.llamacpp import LlamaCpp
+from modelyard.engine_wiring import Recipes
 from modelyard.errors import N_, NotAuthenticated
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
@@ -32,7 +32,6 @@ from modelyard.wiring import (
     deadlines,
     guard,
     keeping,
-    llama_overrides,
     residency_limits,
     start_limits,
 )
@@ -75,7 +74,7 @@ class Applying:
     catalog: Catalog
     manager: ResidencyManager
     starter: Starter
-    llamacpp: LlamaCpp
+    recipes: Recipes
     others: Others
     guard: Guard
     inference: Inference
@@ -92,7 +91,8 @@ class Applying:
         if changed.touch("models.aliases", "roles", "routing.order"):
             self.catalog.configure(aliases(new), new.roles, new.routing.order)
         is_engine = any(name.endswith(".engines") for name in changed.names)
-        if is_engine or changed.touch("models.folders", "models.path", "models.builtin", "models.echo"):
+        found_by = ("models.folders", "models.path", "models.code_folders", "models.builtin", "models.echo")
+        if is_engine or changed.touch(*found_by):
             await self.operations.rescan(CONFIGURATION)
         self._take_up_models(changed)
         if changed.touch("memory", "residency", "models.groups"):
@@ -122,7 +122,7 @@ class Applying:
         if not changed.touch("models.launch", "models.options"):
             return
         self.starter.configure(keeping(new))
-        self.llamacpp.configure(*llama_overrides(new))
+        self.recipes.configure(new)
         self.manager.forget_specs(None if "" in changed.launched_anew else changed.launched_anew)
         for name in changed.launched_anew:
             options = new.models.options_for(name)

@@ -24,8 +24,8 @@ from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
+from modelyard.engine_wiring import recipes
 from modelyard.engines.base import Engine
-from modelyard.engines.echo import Echo
 from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
@@ -59,7 +59,6 @@ from modelyard.wiring import (
     deadlines,
     guard,
     keeping,
-    llamacpp,
     residency_limits,
     scan_models,
     start_limits,
@@ -108,9 +107,9 @@ async def running_node(
         store = await asyncio.to_thread(opened_store, settings.pull, loaded.paths.store)
         scanned = partial(_scanned, live, store, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
-        recipes = (*engines, Echo(environment), llama := await llamacpp(settings, devices, environment))
+        built_in = await recipes(settings, devices, environment, engines)
         measured = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
-        starter = Starter(recipes, run, devices.process, start_limits(settings), keeping(settings), measured)
+        starter = Starter(built_in.all, run, devices.process, start_limits(settings), keeping(settings), measured)
         there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
         manager, neighbours = residency(settings, clock, events, devices, starter, there)
 
@@ -134,7 +133,7 @@ async def running_node(
             inference=served, operations=operations, history=history, guard=door, registry=metrics.registry,
             language=settings.server.language,
         )  # fmt: skip
-        applying = Applying(live, clock, catalog, manager, starter, llama, others, door, inference, operations)
+        applying = Applying(live, clock, catalog, manager, starter, built_in, others, door, inference, operations)
         config = ConfigWatch(loaded, applying.apply, events, clock)
         await others.prober.first_looks(FIRST_LOOKS_S)
         warn_of_unknown_names(settings, catalog)

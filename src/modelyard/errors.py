@@ -9,6 +9,7 @@
     │   ├── RequestTimeout        request_timeout         the request itself came too slowly
     │   ├── ContextLengthExceeded context_length_exceeded
     │   ├── RefusedThere          upstream_refused        the node that was asked does not want this request
+    │   ├── TemplateFailed        chat_template_failed    the model's own template makes no prompt of this
     │   └── CapabilityMissing     unsupported_capability  this model or engine cannot do that
     │       └── NotOfferedThere   upstream_not_offered    the node that was asked has no such endpoint
     ├── NotAuthenticated          invalid_api_key
@@ -28,6 +29,7 @@
     │   ├── QueueTimeout          queue_timeout
     │   ├── InsufficientMemory    insufficient_memory     `never_fits` tells the hopeless case
     │   ├── LoadFailed            model_load_failed
+    │   ├── EngineMissing         engine_missing          an extra that is not installed
     │   ├── OutOfMemory           out_of_memory
     │   ├── LoadStalled           load_stalled
     │   ├── ModelUnloaded         model_unloaded          taken out of memory by an operator while waiting
@@ -175,6 +177,14 @@ class ContextLengthExceeded(BadRequest):
         N_("Shorten the prompt, or give the model a larger context in the server's configuration."),
         N_("Old turns are left out of prompts by themselves with prompts.trim; MAX_INPUT_TOKENS sets a lower limit."),
     )
+
+
+class TemplateFailed(BadRequest):
+    """The model's chat template made no prompt of this request."""
+
+    code = "chat_template_failed"
+    text = N_("The chat template of {model} cannot be rendered: {problem}")
+    hints = (N_("Many templates want a user's turn after each of the assistant's; /v1/completions needs no template."),)
 
 
 class CapabilityMissing(BadRequest):
@@ -342,6 +352,14 @@ class LoadFailed(Unavailable):
     hints: tuple[str, ...] = (
         N_("`modelyard show {model}` says how it is started; the worker's last lines are in the server's log."),
     )
+
+
+class EngineMissing(LoadFailed):
+    """The engine that a model needs is not installed."""
+
+    code = "engine_missing"
+    text = N_("{model} needs {engine}, which is not installed.")
+    hints = (N_("Install it beside this server: pip install '{install}'"),)
 
 
 class OutOfMemory(LoadFailed):

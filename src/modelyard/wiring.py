@@ -5,8 +5,7 @@ What a setting means to a part is read here and nowhere else; compose puts the p
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -14,18 +13,17 @@ from modelyard import demo
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock
-from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
-from modelyard.engines import hardware
 from modelyard.engines.choice import one_per_folder
 from modelyard.engines.echo import echo_model
-from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.engines.transformers import LACKS as TRANSFORMERS_LACKS
+from modelyard.engines.transformers import NAME as TRANSFORMERS
 from modelyard.gateway.keys import KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.memory.contexts import sizes
-from modelyard.memory.devices import SystemDevices
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.models.describe import describe
+from modelyard.models.folder import describe_folder
 from modelyard.models.scan import scan
 from modelyard.models.store import Store
 from modelyard.models.stored import stored_models
@@ -44,38 +42,28 @@ log = structlog.get_logger()
 def scan_models(settings: Settings, store: Store, further: tuple[Model, ...] = ()) -> tuple[Model, ...]:
     """Every model this node answers for: found in folders, pulled, built in, scripted, and handed in."""
     chosen = settings.models
-    found = scan((*paths_of_one(chosen.path), *chosen.folders))
+    found = scan((*paths_of_one(chosen.path), *chosen.folders), code_folders=chosen.code_folders)
     for problem in found.problems:
         log.warning("models.folder_problem", path=str(problem.path), problem=problem.problem)
     chosen_ones = one_per_folder(found.models, lambda name: engine_order(settings, name))
     models = {model.name: model for model in (*chosen_ones, *stored_models(store))}
     if chosen.builtin and demo.gguf_path().exists():
-        models.setdefault(BUILTIN, describe(BUILTIN, [demo.gguf_path()]))
+        models.setdefault(BUILTIN, _builtin(chosen.engine))
     for name, script in chosen.echo.items():
         models[name.lower()] = echo_model(name, **script.model_dump(exclude_none=True))
     models.update((model.name, model) for model in further)
+    for model in [model for model in models.values() if model.engine == TRANSFORMERS]:
+        models[model.name] = replace(model, lacks=TRANSFORMERS_LACKS)
     if chosen.engine is not None:
         return tuple(model for model in models.values() if model.engine == chosen.engine)
     return tuple(models.values())
 
 
-async def llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
-    """The engine for GGUF files, on this machine's hardware."""
-    fixed, per_model = llama_overrides(settings)
-    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
-    gpus = await hardware.usable_gpus(environment) if has_gpu else ()
-    return LlamaCpp(
-        hardware.read_hardware(gpus),
-        environment,
-        overrides=fixed,
-        per_model=per_model,
-    )
-
-
-def llama_overrides(settings: Settings) -> tuple[LlamaOverrides, dict[str, LlamaOverrides]]:
-    """What the configuration fixes about every worker, and about those of single models."""
-    models = settings.models
-    return overrides(models.options_for("")), {name: overrides(models.options_for(name)) for name in models.options}
+def _builtin(engine: str | None) -> Model:
+    """The built-in model, as the file or the folder that this engine reads."""
+    if engine == TRANSFORMERS:
+        return describe_folder(BUILTIN, demo.hf_folder())
+    return describe(BUILTIN, [demo.gguf_path()])
 
 
 def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
@@ -91,18 +79,6 @@ def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
         )
         for length in (lengths if not is_embedding else lengths[:1])
     )  # fmt: skip
-
-
-def overrides(options: ModelOptions) -> LlamaOverrides:
-    return LlamaOverrides(
-        context_length=options.context_length,
-        slots=options.slots,
-        threads=options.threads,
-        n_batch=options.n_batch,
-        n_gpu_layers=options.n_gpu_layers,
-        kv_type=options.kv_type,
-        prompt_cache_bytes=options.prompt_cache_bytes,
-    )
 
 
 def residency_limits(settings: Settings) -> ResidencyLimits:

@@ -24,8 +24,12 @@ def only(folder: Path) -> Model:
 
 
 def test_a_transformers_folder_is_one_model(tmp_path: Path) -> None:
+    template = {"chat_template": "{{ tools }}<tool_call>"}
     folder = write_folder(
-        tmp_path / "Qwen2.5-7B-Instruct", QWEN, QWEN_TENSORS, tokenizer_config__json={"chat_template": "{{ tools }}"}
+        tmp_path / "Qwen2.5-7B-Instruct",
+        QWEN,
+        QWEN_TENSORS,
+        tokenizer_config__json=template,
     )
 
     model = only(tmp_path)
@@ -73,8 +77,9 @@ def test_a_footprint_is_the_weights_the_cache_and_the_process(tmp_path: Path) ->
     two = predict_torch(model.facts, TorchShape(context_length=8192, slots=2))
 
     assert one.parts["weights"] == model.size_bytes - _header_bytes(tmp_path / "qwen")
-    assert one.parts["kv"] == 8192 * 28 * 2 * 4 * 128 * 2
-    assert two.parts["kv"] == 2 * one.parts["kv"]
+    block = 256 * 28 * 2 * 4 * 128 * 2
+    assert one.parts["kv"] == (32 + 1 + 2) * block
+    assert two.parts["kv"] == (2 * 33 + 2) * block
     assert one.source == "formula"
     assert one.parts["weights"] < one.bytes["ram"] < 2 * one.parts["weights"]
 
@@ -86,16 +91,19 @@ def _header_bytes(folder: Path) -> int:
 
 
 def test_predictions_hold_what_was_measured(tmp_path: Path) -> None:
-    """Anonymous memory and weights of two real processes, as measured once; see memory/footprint_torch."""
+    """Anonymous memory and weights of three real processes, as measured once; see memory/footprint_torch."""
     generating = describe_folder("yardling-hf", gguf_path().parent / "yardling-hf").facts
     embedding = describe_folder("minilm", write_folder(tmp_path / "m", MINILM, MINILM_TENSORS)).facts
     assert generating is not None
     assert embedding is not None
 
-    first = predict_torch(generating, TorchShape(1024, slots=4, batch_tokens=4096, cache_bytes_per_number=4))
-    second = predict_torch(embedding, TorchShape(is_embedding=True, batch_tokens=32 * 256))
+    small = TorchShape(512, slots=2, batch_tokens=64, cache_bytes_per_number=4)
+    large = TorchShape(2048, slots=8, batch_tokens=2048, cache_bytes_per_number=4)
+    embeds = TorchShape(is_embedding=True, batch_tokens=32 * 256)
+    all_of_them = ((generating, small, 313), (generating, large, 578), (embedding, embeds, 579))
 
-    for predicted, measured in ((first, 313 * MIB), (second, 579 * MIB)):
+    for facts, shape, measured_mib in all_of_them:
+        predicted, measured = predict_torch(facts, shape), measured_mib * MIB
         assert measured <= predicted.reserved_bytes["ram"]
         assert abs(predicted.bytes["ram"] - measured) < 0.15 * measured
 

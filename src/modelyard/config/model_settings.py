@@ -17,7 +17,7 @@ LADDER_FIELDS = ("context_length", "n_batch", "kv_type", "n_gpu_layers", "model"
 
 def _engine_name(value: object) -> object:
     return (
-        {"llama.cpp": "llamacpp", "llama_cpp": "llamacpp"}.get(value.lower(), value)
+        {"llama.cpp": "llamacpp", "llama_cpp": "llamacpp", "huggingface": "transformers"}.get(value.lower(), value)
         if isinstance(value, str)
         else value
     )
@@ -61,6 +61,20 @@ class LaunchSettings(Section):
     kv_type: Literal["f16", "q8_0", "q4_0"] | None = Field(default=None, description="Number format of the KV cache.")
     prompt_cache_bytes: Annotated[Bytes | None, NoneText] = Field(
         default=None, description="Memory for prompts kept between requests; counted in the footprint."
+    )
+    device: Annotated[str, Field(pattern=r"^(cpu|gpu\d+)$")] | None = Field(
+        default=None,
+        description="Where a `transformers` worker computes: `cpu`, or a device of `modelyard ps`: `gpu0`.",
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        default=None, description="Number format of a `transformers` model in memory, instead of its own."
+    )
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        default=None,
+        description="Weights of a `transformers` model are made smaller when it is loaded. Needs bitsandbytes.",
+    )
+    kv_blocks: Annotated[int | None, NoneText] = Field(
+        default=None, ge=1, le=10_000_000, description="Blocks of 256 tokens in the KV pool of a `transformers` worker."
     )
     ladder: tuple[LadderStep, ...] = Field(
         default=(),
@@ -147,9 +161,14 @@ class ModelsSettings(Section):
         description="One model, a file or a folder: served beside those in `folders`, and answering requests that name "
         "none, if `default` does not say otherwise.",
     )
+    code_folders: tuple[Path, ...] = Field(
+        default=(),
+        description="Model folders, each named exactly, whose own program code may run in their workers. Such code can "
+        "do whatever this server's user can; name only what you have read.",
+    )
     builtin: bool = Field(default=True, description="Offer the small built-in model `yardling`.")
     default: str | None = Field(default=None, min_length=1, description="Model that answers a request that names none.")
-    engine: EngineName | None = Field(default=None, description="Serve with this engine only: `llamacpp`.")
+    engine: EngineName | None = Field(default=None, description="Serve with this engine only.")
     engines: tuple[EngineName, ...] = Field(
         default=(),
         description="Which engine serves a folder that holds a GGUF file beside safetensors: the first of these that "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, YardError
 from modelyard.types.chat import ImagePart, InferenceRequest
 from modelyard.types.embeddings import EmbedRequest, RerankRequest
@@ -10,6 +12,10 @@ from modelyard.types.model import Candidates, Capability, Model
 from .keys import Caller
 
 Asked = InferenceRequest | EmbedRequest | RerankRequest
+# Options that only some engines know, and the value that asks for nothing.
+_NOTHING: dict[str, object] = {
+    "mirostat": 0, "typical_p": 1, "dynatemp_range": 0, "xtc_probability": 0, "dry_multiplier": 0,
+}  # fmt: skip
 
 
 def fit_for(caller: Caller, candidates: Candidates, request: Asked) -> Candidates:
@@ -52,10 +58,26 @@ def check_possible(model: Model, request: Asked) -> None:
         raise CapabilityMissing(model=model.name, capability=Capability.IMAGES.value)
     if request.tools and Capability.TOOLS not in model.capabilities:
         raise CapabilityMissing(model=model.name, capability=Capability.TOOLS.value)
+    if lacking := next((name for name in _wanted(request) if name in model.lacks), ""):
+        raise CapabilityMissing(model=model.name, capability=lacking)
     if isinstance(request.prompt, tuple) and model.context_length and len(request.prompt) >= model.context_length:
         raise ContextLengthExceeded(
             prompt_tokens=len(request.prompt), model=model.name, context_length=model.context_length
         )
+
+
+def _wanted(request: InferenceRequest) -> Iterator[str]:
+    """What this request needs that not every engine has."""
+    if request.response_format is not None and request.response_format.kind != "text":
+        yield request.response_format.kind
+    if request.tool_choice not in (None, "auto", "none"):
+        yield "tool_choice"
+    if request.suffix:
+        yield "suffix"
+    options = request.options
+    if options.get("logprobs", False) is not False:
+        yield "logprobs"
+    yield from (name for name, nothing in _NOTHING.items() if options.get(name, nothing) != nothing)
 
 
 def _has_image(request: InferenceRequest) -> bool:

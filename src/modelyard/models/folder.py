@@ -45,8 +45,11 @@ def is_model_folder(names: Iterable[str]) -> bool:
     )
 
 
-def describe_folder(name: str, folder: Path) -> Model:
-    """The model in a folder; one that cannot be read has a problem."""
+def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> Model:
+    """The model in a folder; one that cannot be read has a problem.
+
+    `may_run_code`: whoever configured this server trusts the program code in this very folder.
+    """
     is_sentence = (folder / "modules.json").exists()
     engine = EMBEDDINGS if is_sentence else TRANSFORMERS
     files = tuple(sorted(folder.glob("*.safetensors")))[:PARTS_MAX]
@@ -62,7 +65,9 @@ def describe_folder(name: str, folder: Path) -> Model:
             modified_at=max(one.st_mtime for one in about),
             identity=stamp.hexdigest(),
         )
-        problem = _problem(folder, files, config)
+        if may_run_code and "auto_map" in config:
+            common = replace(common, metadata={**common.metadata, "runs_code": True})
+        problem = _problem(folder, files, config, may_run_code=may_run_code)
         if problem:
             return replace(common, problem=problem)
         tensors = tuple(tensor for path in files for tensor in read_tensors(path))
@@ -91,6 +96,7 @@ def facts_of_config(config: Config, tensors: Iterable[StoredTensor]) -> ModelFac
         layers=tuple(replace(layer, window_tokens=window) for window in windows),
         embedding_width=width,
         head_count=heads,
+        head_width=_number(inner, "head_dim") or width // heads,
         feed_forward_width=_number(inner, "intermediate_size", "n_inner", "ffn_dim") or 4 * width,
         vocabulary_count=_number(inner, "vocab_size"),
         context_length=_number(inner, "max_position_embeddings", "n_positions", "max_seq_len"),
@@ -129,10 +135,10 @@ def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[Sto
     )
 
 
-def _problem(folder: Path, files: tuple[Path, ...], config: Config) -> str:
+def _problem(folder: Path, files: tuple[Path, ...], config: Config, *, may_run_code: bool) -> str:
     if not files:
         return "its weights are pickled, which may run code when read; convert them to safetensors"
-    if "auto_map" in config:
+    if "auto_map" in config and not may_run_code:
         return "it needs program code of its own (auto_map), which is not run"
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -155,7 +161,11 @@ def _capabilities(engine: str, folder: Path, config: Config) -> frozenset[Capabi
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text(errors="replace")[:CONFIG_MAX_BYTES]
     able = {Capability.COMPLETION} | ({Capability.CHAT} if template else set())
-    return frozenset(able | ({Capability.TOOLS} if "tools" in template else set()))
+    if "tools" in template and "<tool_call>" in template:  # how calls are written that the worker can read
+        able.add(Capability.TOOLS)
+    if "<think>" in template or "enable_thinking" in template:
+        able.add(Capability.THINKING)
+    return frozenset(able)
 
 
 def _layer(config: Config, heads: int, width: int) -> LayerFacts:

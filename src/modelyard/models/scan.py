@@ -54,8 +54,11 @@ class _Walk:
     entry_count: int = 0
 
 
-def scan(folders: Sequence[Path], known: Iterable[Model] = ()) -> ScanResult:
-    """Look through folders (or single files). Models in `known` whose files have not changed are not read again."""
+def scan(folders: Sequence[Path], known: Iterable[Model] = (), *, code_folders: Sequence[Path] = ()) -> ScanResult:
+    """Look through folders (or single files). Models in `known` whose files have not changed are not read again.
+
+    `code_folders` are those, exactly, whose models may bring program code of their own.
+    """
     walk = _Walk()
     for folder in folders:
         top = folder.expanduser().absolute()
@@ -65,15 +68,18 @@ def scan(folders: Sequence[Path], known: Iterable[Model] = ()) -> ScanResult:
             _walk(top, top, 0, walk)
     found = _grouped(walk)
     earlier = {model.files: model for model in known}
-    models = [_described(one, earlier.get(one.files)) for one in named(found)]
+    trusted = frozenset(folder.expanduser().resolve() for folder in code_folders)
+    models = [_described(one, earlier.get(one.files), trusted) for one in named(found)]
     return ScanResult(tuple(sorted(models, key=lambda model: model.name)), tuple(walk.problems))
 
 
-def _described(one: Found, earlier: Model | None) -> Model:
+def _described(one: Found, earlier: Model | None, trusted: frozenset[Path]) -> Model:
     if earlier is not None and _is_unchanged(one, earlier):
         return replace(earlier, name=one.name, aliases=one.aliases)
     if one.is_folder:
-        return replace(describe_folder(one.name, one.files[0].parent), aliases=one.aliases)
+        folder = one.files[0].parent
+        found = describe_folder(one.name, folder, may_run_code=folder.resolve() in trusted)
+        return replace(found, aliases=one.aliases)
     model = describe(one.name, one.files, projector=one.projector, problem=one.problem)
     return replace(model, aliases=one.aliases)
 

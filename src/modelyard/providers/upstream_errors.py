@@ -22,6 +22,7 @@ from modelyard.errors import (
     LoopDetected,
     NotOfferedThere,
     RefusedThere,
+    TemplateFailed,
     UpstreamError,
     UpstreamInvalid,
     UpstreamLimited,
@@ -109,6 +110,8 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return _too_long(source, details, text)
     if found := _TOO_LARGE.match(text):
         return ContextLengthExceeded(prompt_tokens=int(found[1]), model=source, context_length=int(found[2]))
+    if kind == "chat_template_error":
+        return TemplateFailed(model=source, problem=shown(text))
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
         return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
     if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):

@@ -24,6 +24,7 @@ class ModelFacts:
     layers: tuple[LayerFacts, ...] = ()
     embedding_width: int = 0
     head_count: int = 0
+    head_width: int = 0  # numbers per head; 0: the embedding's, divided among the heads
     feed_forward_width: int = 0  # of all experts used at once
     vocabulary_count: int = 0
     merge_count: int = 0

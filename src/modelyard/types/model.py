@@ -77,6 +77,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     problem: str = ""  # why it cannot be served, for a damaged file; empty when all is well
     facts: ModelFacts | None = None  # what its header says about memory
+    lacks: frozenset[str] = frozenset()  # what requests may ask for and its engine has not: json_schema, logprobs, ...
     metadata: dict[str, object] = field(default_factory=dict)
     kind: Kind = "local"
     node: str = ""  # who has it; empty: we

@@ -1,0 +1,113 @@
+"""The engines that come with this server, from settings: on this machine's hardware, and configured anew at once.
+
+What a setting means to an engine is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from modelyard.config.model_settings import ModelOptions
+from modelyard.config.schema import Settings
+from modelyard.engines import hardware
+from modelyard.engines.base import Engine
+from modelyard.engines.echo import Echo
+from modelyard.engines.installed import torch_uses_gpus, visible
+from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.engines.transformers import TorchOverrides, Transformers
+from modelyard.memory.devices import SystemDevices
+
+
+@dataclass(frozen=True, slots=True)
+class Recipes:
+    """Every engine of a node."""
+
+    echo: Echo
+    llamacpp: LlamaCpp
+    transformers: Transformers
+    further: tuple[Engine, ...] = ()  # handed in; they are asked first
+
+    @property
+    def all(self) -> tuple[Engine, ...]:
+        return (*self.further, self.echo, self.llamacpp, self.transformers)
+
+    def configure(self, settings: Settings) -> None:
+        """What the configuration fixes about workers from now on."""
+        self.llamacpp.configure(*_all_llama(settings))
+        self.transformers.configure(*_all_torch(settings))
+
+
+async def recipes(
+    settings: Settings, devices: SystemDevices, environment: Mapping[str, str], further: Iterable[Engine] = ()
+) -> Recipes:
+    """The built-in ones, and `further`. Looks at the machine."""
+    return Recipes(
+        Echo(environment),
+        await _llamacpp(settings, devices, environment),
+        await _transformers(settings, devices, environment),
+        tuple(further),
+    )
+
+
+async def _llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
+    """The engine for GGUF files, on this machine's hardware."""
+    fixed, per_model = _all_llama(settings)
+    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
+    gpus = await hardware.usable_gpus(environment) if has_gpu else ()
+    return LlamaCpp(
+        hardware.read_hardware(gpus),
+        environment,
+        overrides=fixed,
+        per_model=per_model,
+    )
+
+
+async def _transformers(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> Transformers:
+    """The engine for safetensors folders, on this machine's hardware."""
+    fixed, per_model = _all_torch(settings)
+    gpus: tuple[str, ...] = ()
+    if torch_uses_gpus():
+        readings = await asyncio.to_thread(devices.read)
+        seen = [reading.device for reading in readings if reading.kind == "gpu"]
+        gpus = visible(seen, environment.get("CUDA_VISIBLE_DEVICES"))
+    return Transformers(hardware.read_hardware(gpus), environment, overrides=fixed, per_model=per_model)
+
+
+def _all_torch(settings: Settings) -> tuple[TorchOverrides, dict[str, TorchOverrides]]:
+    """What the configuration fixes about every transformers worker, and about those of single models."""
+    models = settings.models
+    of_one = {name: _torch(models.options_for(name)) for name in models.options}
+    return _torch(models.options_for("")), of_one
+
+
+def _torch(options: ModelOptions) -> TorchOverrides:
+    return TorchOverrides(
+        context_length=options.context_length,
+        slots=options.slots,
+        threads=options.threads,
+        n_batch=options.n_batch,
+        kv_blocks=options.kv_blocks,
+        device="cpu" if options.n_gpu_layers == 0 and options.device is None else options.device,
+        dtype=options.dtype,
+        quantization=options.quantization,
+    )
+
+
+def _all_llama(settings: Settings) -> tuple[LlamaOverrides, dict[str, LlamaOverrides]]:
+    """What the configuration fixes about every worker, and about those of single models."""
+    models = settings.models
+    return _llama(models.options_for("")), {name: _llama(models.options_for(name)) for name in models.options}
+
+
+def _llama(options: ModelOptions) -> LlamaOverrides:
+    return LlamaOverrides(
+        context_length=options.context_length,
+        slots=options.slots,
+        threads=options.threads,
+        n_batch=options.n_batch,
+        n_gpu_layers=options.n_gpu_layers,
+        kv_type=options.kv_type,
+        prompt_cache_bytes=options.prompt_cache_bytes,
+    )
