@@ -31,6 +31,7 @@ from modelyard.routing.router import Router
 from modelyard.wiring import (
     deadlines,
     guard,
+    guard_rules,
     keeping,
     residency_limits,
     start_limits,
@@ -100,6 +101,8 @@ class Applying:
         if changed.touch("deadlines", "residency.queue_s"):
             self.starter.limits = start_limits(new)
             self.others.local.deadlines = deadlines(new)
+        if changed.touch("guards"):
+            self.inference.guards.rules = guard_rules(new)
         if changed.touch("routing"):
             self.others.router.rules, self.others.router.budget = routing_rules(new), retry_budget(new)
         await self._take_up_nodes(changed)

@@ -59,6 +59,7 @@ from modelyard.wiring import (
     deadlines,
     guard,
     keeping,
+    prompt_guards,
     residency_limits,
     scan_models,
     start_limits,
@@ -210,6 +211,7 @@ def data_plane(
         loading=lambda: loading_names(manager), waits=manager.waiting_of,
         fallbacks=lambda model: fallbacks(live.settings, model), role_of=catalog.role_of,
         total_s=lambda _model: live.settings.routing.total_s,
+        guards=prompt_guards(live.settings, str(live.loaded.origin(("guards", "hook")).detail)),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@
     │   ├── ContextLengthExceeded context_length_exceeded
     │   ├── RefusedThere          upstream_refused        the node that was asked does not want this request
     │   ├── TemplateFailed        chat_template_failed    the model's own template makes no prompt of this
+    │   ├── PromptRefused         prompt_refused          a guard of this server does not let it through
     │   └── CapabilityMissing     unsupported_capability  this model or engine cannot do that
     │       └── NotOfferedThere   upstream_not_offered    the node that was asked has no such endpoint
     ├── NotAuthenticated          invalid_api_key
@@ -36,6 +37,7 @@
     │   ├── NoNodeAvailable       no_node_available       whoever has the model is down, cooling down or draining
     │   ├── DiskFull              disk_full               no room for a model's files
     │   ├── StoreFailed           store_failed            the disk does not let us keep them
+    │   ├── GuardUnavailable      guard_unavailable       the operator's guard failed, and nothing passes without it
     │   └── ShuttingDown          shutting_down
     ├── UpstreamError             upstream_error          what should have answered did not, or lied
     │   ├── WorkerCrashed         worker_crashed
@@ -185,6 +187,14 @@ class TemplateFailed(BadRequest):
     code = "chat_template_failed"
     text = N_("The chat template of {model} cannot be rendered: {problem}")
     hints = (N_("Many templates want a user's turn after each of the assistant's; /v1/completions needs no template."),)
+
+
+class PromptRefused(BadRequest):
+    """The prompt was refused before any model saw it."""
+
+    code = "prompt_refused"
+    text = N_("A guard of this server refused the prompt: {reason}.")
+    hints = (N_("Say it in another way, or ask the operator which rule of [guards] it met, by the request id."),)
 
 
 class CapabilityMissing(BadRequest):
@@ -412,6 +422,14 @@ class StoreFailed(Unavailable):
     code = "store_failed"
     text = N_("{label} cannot be written: {problem}")
     hints = (N_("`modelyard paths` shows where the store is."),)
+
+
+class GuardUnavailable(Unavailable):
+    """The operator's guard failed or took too long, and nothing passes without it."""
+
+    code = "guard_unavailable"
+    text = N_("The guard that looks at prompts did not answer, and no prompt passes without it.")
+    hints = (N_("Try again in a moment. Operators: the log says why; guards.on_failure decides what happens then."),)
 
 
 class ShuttingDown(Unavailable):

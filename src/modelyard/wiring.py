@@ -20,6 +20,7 @@ from modelyard.engines.transformers import LACKS as TRANSFORMERS_LACKS
 from modelyard.engines.transformers import NAME as TRANSFORMERS
 from modelyard.gateway.keys import KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
+from modelyard.gateway.prompt_guards import GuardRules, PromptGuards, folded, load_hook
 from modelyard.memory.contexts import sizes
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.models.describe import describe
@@ -64,6 +65,18 @@ def _builtin(engine: str | None) -> Model:
     if engine == TRANSFORMERS:
         return describe_folder(BUILTIN, demo.hf_folder())
     return describe(BUILTIN, [demo.gguf_path()])
+
+
+def guard_rules(settings: Settings) -> GuardRules:
+    """What prompts are held to."""
+    given = settings.guards
+    return GuardRules(tuple(folded(phrase).strip() for phrase in given.deny), given.hook_s, given.on_failure == "pass")
+
+
+def prompt_guards(settings: Settings, where: str) -> PromptGuards:
+    """Who looks at prompts. `where` the hook was named, should there be none."""
+    name = settings.guards.hook
+    return PromptGuards(guard_rules(settings), load_hook(name, where), name)
 
 
 def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:

@@ -19,6 +19,12 @@ from tests.config.test_load import load, refusal
         ('[prompts]\nmax_input_tokens = "many"\n', 2, "valid integer"),
         ("[prompts]\nmax_message_tokens = 1.5\n", 2, "valid integer"),
         ('[prompts]\ntrim = "perhaps"\n', 2, "valid boolean"),
+        ('[guards]\ndeny = ["a b"]\n', 2, "a phrase has 3 to 500 characters"),
+        ('[guards]\ndeny = ["  "]\n', 2, "a phrase has 3 to 500 characters"),
+        ('[guards]\nhook = "os; rm"\n', 2, "match pattern"),
+        ("[guards]\nhook_s = 0\n", 2, "greater than 0"),
+        ('[guards]\non_failure = "shrug"\n', 2, "'refuse' or 'pass'"),
+        ('[models]\nengines = ["vllm"]\n', 2, "'llamacpp'"),
         ('[models.options."big"]\n\nmax_input_tokens = 3\n', 3, "greater than or equal to 16"),
     ],
 )

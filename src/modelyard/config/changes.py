@@ -13,7 +13,7 @@ from modelyard.config.schema import Settings
 # What a running server cannot take up. A name stands for all below it.
 RESTART = (
     "server.host", "server.port", "server.fd", "server.drain_s", "server.body_max_bytes", "server.language",
-    "memory.gpus", "memory.ram_limit_bytes", "models.engine", "pull", "log",
+    "memory.gpus", "memory.ram_limit_bytes", "models.engine", "guards.hook", "pull", "log",
 )  # fmt: skip
 DEVICES = "devices"  # of a node: the ledger is built around those that share them
 # Of a node: what counts at the next request, without another connection.

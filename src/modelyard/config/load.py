@@ -35,6 +35,7 @@ SECTIONS = frozenset(
         "models",
         "roles",
         "prompts",
+        "guards",
         "nodes",
         "routing",
         "sync",

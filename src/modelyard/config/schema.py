@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from modelyard.config.guard_settings import GuardSettings
 from modelyard.config.model_settings import ModelsSettings, PromptOptions
 from modelyard.config.node_settings import NodeList, RoutingSettings
 from modelyard.config.pull_settings import PullSettings
@@ -193,6 +194,7 @@ class Settings(Section):
         default=PromptOptions(),
         description='How long prompts may be. The same names in `[models.options."NAME"]` hold for one model.',
     )
+    guards: GuardSettings = Field(default=GuardSettings(), description=" ".join((GuardSettings.__doc__ or "").split()))
     nodes: NodeList = Field(
         default=(), max_length=1000, description="Other servers that answer: one `[[nodes]]` table each."
     )

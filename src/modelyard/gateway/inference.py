@@ -40,6 +40,7 @@ from .admission import Asked, fit_for
 from .keys import Caller
 from .metered import MeteredStream
 from .metrics import Metrics
+from .prompt_guards import PromptGuards
 from .usage import Usage as UsageRecorder
 from .vectors import check_scores, check_vectors
 
@@ -87,7 +88,9 @@ class Inference:
         fallbacks: Callable[[str], Sequence[str]] = lambda _model: (),
         role_of: Callable[[str], str] = lambda _name: "",
         total_s: Callable[[str], float | None] = lambda _model: None,
+        guards: PromptGuards | None = None,
     ) -> None:
+        self.guards = guards or PromptGuards()
         self._catalog = catalog
         self._router = router
         self._usage = usage
@@ -130,6 +133,7 @@ class Inference:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
         candidates = self._admitted(caller, request.model, request, ticket)
         with self._deadline(ticket):
+            await self.guards.check(request, ticket)
             async with AsyncExitStack() as stack:
                 chunks = await self._first_answer(stack, caller, candidates, request, ticket)
                 yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(ticket.model))
