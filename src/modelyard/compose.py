@@ -6,7 +6,7 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -122,7 +122,7 @@ async def running_node(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(live.loaded)},
             nodes=NodeOperations(others.fleet, others.prober.look, clock),
-            config_problem=lambda: config.problem,
+            config_problem=lambda: config.problem, choose=others.router.chosen,
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
@@ -220,14 +220,19 @@ def endpoints(
     manager: ResidencyManager, fleet: Fleet, details: Details, pulled: Pulls,
 ) -> InferenceEndpoints:  # fmt: skip
     """What serves inference over HTTP."""
-    assert operations.nodes is not None, "it was made with one"
+    nodes = operations.nodes
+    assert nodes is not None, "it was made with one"
+
+    def ask_node(model: Model, verbose: bool) -> Awaitable[Mapping[str, object]]:
+        return nodes.show(model, verbose=verbose)
+
     return inference_endpoints(
         Behind(
             inference=inference, catalog=catalog, clock=clock, residents=manager.residents, details=details,
             fleet=fleet.status, default_model=lambda: default_model(live.settings, catalog),
             standby=Standby(operations, manager, manager.residents, clock, queue_s=live.settings.residency.queue_s),
-            store=ModelStore(catalog, operations, operations.nodes, lambda: live.settings.models.folders, pulled),
-            body_bytes_max=live.settings.server.body_max_bytes,
+            store=ModelStore(catalog, operations, nodes, lambda: live.settings.models.folders, pulled),
+            body_bytes_max=live.settings.server.body_max_bytes, ask_node=ask_node,
         )
     )  # fmt: skip
 

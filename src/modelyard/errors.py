@@ -103,6 +103,9 @@ class YardError(Exception):
     def __str__(self) -> str:
         return fill(self.text, self.fields)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     @property
     def suggestions(self) -> tuple[str, ...]:
         """What to do next, in English. A hint whose values are missing is left out."""

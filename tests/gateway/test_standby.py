@@ -12,7 +12,7 @@ import pytest
 
 from modelyard.errors import ModelNotAllowed, PermissionDenied
 from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
-from modelyard.gateway.operations import Operations
+from modelyard.gateway.operations import Operations, first_of
 from modelyard.gateway.standby import Standby
 from modelyard.models.catalog import Catalog
 from modelyard.providers.ticket import Ticket
@@ -30,7 +30,7 @@ class World:
     """Leases that are granted at once, operations that remember, and a catalog of one model here and one elsewhere."""
 
     leased: list[dict[str, Any]] = field(default_factory=list)
-    acts: list[tuple[str, str, str]] = field(default_factory=list)
+    acts: list[tuple[object, ...]] = field(default_factory=list)
     residents: list[Any] = field(default_factory=list)
 
     def standby(self) -> Standby:
@@ -38,7 +38,9 @@ class World:
         catalog.replace_node("studio", (model_at("studio", "ollama", "far"), model_at("studio", "ollama", "tiny")))
         catalog.replace_node("cloud", (model_at("cloud", "openai", "gpt"),))
         nodes = SimpleNamespace(keeps=lambda model: bool(model.node))
-        operations = SimpleNamespace(catalog=catalog, nodes=nodes, load=self._load, unload=self._unload)
+        operations = SimpleNamespace(
+            catalog=catalog, nodes=nodes, load=self._load, unload=self._unload, choose=first_of
+        )
         return Standby(cast(Operations, operations), self, lambda: self.residents, ManualClock(), queue_s=300.0)
 
     @asynccontextmanager
@@ -49,8 +51,8 @@ class World:
         self.leased.append({"model": model.name, "caller": caller, "deadline": deadline, "keep_alive_s": keep_alive_s})
         yield SimpleNamespace(queue_s=0.25, load_s=0.5)
 
-    async def _load(self, caller: Caller, name: str) -> None:
-        self.acts.append(("load", caller.id, name))
+    async def _load(self, caller: Caller, name: str, *, keep_alive_s: float | None = None) -> None:
+        self.acts.append(("load", caller.id, name) if keep_alive_s is None else ("load", caller.id, name, keep_alive_s))
 
     async def _unload(self, caller: Caller, name: str) -> None:
         self.acts.append(("unload", caller.id, name))
@@ -86,8 +88,10 @@ async def test_a_model_elsewhere_is_loaded_by_its_node() -> None:
     world, noted = World(), ticket()
 
     await world.standby().load(USER, asked("far"), noted)
+    await world.standby().load(USER, asked("far", -1.0), noted)
 
-    assert (world.acts, world.leased) == ([("load", "user", "far@studio")], [])
+    assert world.leased == []
+    assert world.acts == [("load", "user", "far@studio"), ("load", "user", "far@studio", -1.0)]
     assert noted.provider == "studio"
 
 

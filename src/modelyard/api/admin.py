@@ -79,7 +79,7 @@ class ProblemRoute(APIRoute):
 def build_admin(operations: Operations, *, keepalive_s: float = KEEPALIVE_S) -> FastAPI:
     """The admin API of one node."""
     api = FastAPI(
-        title="Modelyard admin API", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
+        title="Modelyard", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
         redirect_slashes=False, strict_content_type=False,
     )  # fmt: skip
     api.router.route_class = ProblemRoute

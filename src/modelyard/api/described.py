@@ -13,7 +13,7 @@ REFERENCE = "#/components/schemas/{name}"
 
 class _Answer(msgspec.Struct, kw_only=True):
     model: str
-    node: str  # who answered
+    node: str | None = None  # who answered; of a stream its last line tells
     total_duration: int | None = None  # nanoseconds; this and what follows is left out where it is 0 or unknown
     load_duration: int | None = None
     prompt_eval_count: int | None = None  # tokens

@@ -14,7 +14,7 @@ from .embeddings import EmbeddingEndpoints
 from .inference_routes import InferenceEndpoints
 from .models import Catalog, Details, ModelEndpoints
 from .ollama import OllamaEndpoints, Standby
-from .ollama_models import OllamaModelEndpoints
+from .ollama_models import Ask, OllamaModelEndpoints
 from .ollama_store import ModelStore, OllamaStoreEndpoints
 from .openai import OpenAIEndpoints
 from .rerank import RerankEndpoints
@@ -32,6 +32,7 @@ class Behind:
     residents: Residents
     details: Details
     fleet: FleetView = no_fleet
+    ask_node: Ask | None = None  # what the node of a model says of it
     default_model: Callable[[], str | None] = lambda: None
     body_bytes_max: int = BODY_BYTES_MAX
 
@@ -49,7 +50,7 @@ def inference_endpoints(behind: Behind) -> InferenceEndpoints:
     )  # fmt: skip
     vectors = EmbeddingEndpoints(openai, inference, behind.standby)
     models = ModelEndpoints(behind.catalog, behind.residents, behind.details, behind.fleet)
-    tags = OllamaModelEndpoints(behind.catalog, behind.residents, clock, behind.fleet)
+    tags = OllamaModelEndpoints(behind.catalog, behind.residents, clock, behind.fleet, behind.ask_node)
     store = OllamaStoreEndpoints(behind.store, clock)
     return InferenceEndpoints(
         chat_completions=openai.chat_completions,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from modelyard.errors import ModelNotFound, YardError
 from modelyard.gateway.keys import Caller, Right
 from modelyard.types.model import Model
+from modelyard.types.status import Residency
 
 from .answers import json_answer
 from .copies import FleetView, Places, Residents, no_fleet, usable
@@ -82,15 +83,15 @@ class ModelEndpoints:
 def _entry(
     name: str, copies: Sequence[Model], places: Places, told: Mapping[str, object] = MappingProxyType({})
 ) -> dict[str, object]:
-    """One name: what is known of its first copy, and where all of them are."""
-    model, nodes = copies[0], [places.of(copy) for copy in copies]
+    """One name: what is known of the first copy whose node says most, and where all of them are."""
+    model, nodes = next((one for one in copies if one.size_bytes), copies[0]), [places.of(copy) for copy in copies]
     return {
         "id": name,
         "object": "model",
         "created": int(model.modified_at),
         "owned_by": "modelyard",
         "modelyard": {
-            "state": nodes[0].state,
+            "state": next((one.state for one in nodes if one.state == Residency.RESIDENT), nodes[0].state),
             "size_bytes": model.size_bytes,
             "context_length": model.context_length,
             "engine": model.engine,

@@ -104,7 +104,7 @@ def _figures(ticket: Ticket, usage: Usage | None, now: float) -> dict[str, objec
         wrote_s = ticket.answered_at - ticket.first_token_at
     figures = {
         "total_duration": _nano(now - ticket.started_at),
-        "load_duration": _nano(ticket.load_s),
+        "load_duration": _nano(usage.load_s if usage is not None and usage.load_s is not None else ticket.load_s),
         "prompt_eval_count": usage.input_tokens if usage else 0,
         "prompt_eval_duration": _nano(read_s),
         "eval_count": usage.output_tokens if usage else 0,

@@ -159,5 +159,5 @@ def _logprobs(body: OllamaChatBody | OllamaGenerateBody) -> dict[str, object]:
 def required_name(name: str) -> str:
     """The name of a model, which must be there."""
     if not name:
-        raise BadRequest(N_("The request names no model."), param="model", hints=(N_("GET /api/tags lists them."),))
+        raise BadRequest(N_("model is required"), param="model", hints=(N_("GET /api/tags lists them."),))
     return name

@@ -1,12 +1,14 @@
 """What Ollama's clients ask about models: which there are, which are in memory, and what one of them is.
 
-Every answer is told from memory and wakes nothing. `node` says where a model is; the rest is Ollama's.
+Lists are told from memory, and nothing here wakes a model; only what one model is may be asked of its node. `node` says
+where a model is; the rest is Ollama's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +17,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from modelyard import __version__
 from modelyard.clock import Clock
-from modelyard.errors import ModelNotFound
+from modelyard.errors import ModelNotFound, YardError
 from modelyard.gateway.keys import Caller
 from modelyard.types.fleet import FleetNodeStatus
 from modelyard.types.model import Capability, Model
@@ -31,6 +33,11 @@ from .ollama_codec import required_name
 
 OLLAMA_VERSION = "0.13.5"  # whose API this is; clients compare it with the oldest they work with
 BODY_BYTES_MAX = 64 * 1024
+SHOW_S = 5.0  # for the node of a model to say what it is
+SHOWN = (
+    "modelfile", "parameters", "template", "system", "license", "details", "messages", "model_info", "projector_info",
+    "capabilities", "modified_at", "requires",
+)  # fmt: skip
 NEVER = "2300-01-01T00:00:00.000000Z"  # Ollama's clients show what is so far away as "Forever"
 _IN_MEMORY = (Residency.RESIDENT, Residency.DRAINING)
 _ABILITIES = (
@@ -40,6 +47,7 @@ _ABILITIES = (
 _PAGE = """<!doctype html><meta charset="utf-8"><title>Modelyard</title>
 <h1>Modelyard is running</h1><p>It speaks OpenAI's API under <code>/v1</code> and Ollama's under <code>/api</code>.</p>
 """
+Ask = Callable[[Model, bool], Awaitable[Mapping[str, object]]]
 _model = msgspec.json.Decoder(OllamaModelBody)
 
 
@@ -58,7 +66,16 @@ async def version(_request: Request, _caller: Caller) -> Response:
 class OllamaModelEndpoints:
     """The lists, and one model of them."""
 
-    def __init__(self, catalog: Catalog, residents: Residents, clock: Clock, fleet: FleetView = no_fleet) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        residents: Residents,
+        clock: Clock,
+        fleet: FleetView = no_fleet,
+        ask: Ask | None = None,
+    ) -> None:
+        """`ask` has the node of a model tell what it says of it, at length if need be."""
+        self._ask = ask
         self._catalog, self._residents, self._clock, self._fleet = catalog, residents, clock, fleet
 
     async def tags(self, _request: Request, caller: Caller) -> Response:
@@ -83,7 +100,18 @@ class OllamaModelEndpoints:
         model = self._catalog.resolve(wanted)
         if not caller.may_use(model.name):
             raise ModelNotFound(model=wanted[:200])
-        return json_answer(_shown(model))
+        return json_answer({**_shown(model), **await self._told(model, verbose=bool(body.verbose))})
+
+    async def _told(self, model: Model, *, verbose: bool) -> Mapping[str, object]:
+        """What its node says of it. A node that does not answer leaves what is known here."""
+        if model.kind != "ollama" or self._ask is None:
+            return {}
+        try:
+            async with asyncio.timeout(SHOW_S):
+                told = await self._ask(model, verbose)
+        except (YardError, TimeoutError):
+            return {}
+        return {name: told[name] for name in SHOWN if name in told}
 
     def _held_here(self, models: dict[str, Model], residents: Iterable[ResidentStatus]) -> Iterable[_Held]:
         for resident in residents:
@@ -133,7 +161,7 @@ def _held_there(models: dict[str, Model], fleet: Iterable[FleetNodeStatus]) -> I
 
 
 def _tag(name: str, copies: list[Model], places: Places) -> dict[str, object]:
-    model = copies[0]
+    model = next((one for one in copies if one.size_bytes), copies[0])  # clouds know neither size nor digest
     return {
         "name": tagged(name),
         "model": tagged(name),
@@ -172,7 +200,7 @@ def _details(model: Model) -> dict[str, object]:
         "format": model.format,
         "family": model.architecture,
         "families": [model.architecture] if model.architecture else [],
-        "parameter_size": parameter_text(model.parameter_count),
+        "parameter_size": parameter_text(model.parameter_count) or model.metadata.get("parameter_size", ""),
         "quantization_level": model.quantization,
     }
 

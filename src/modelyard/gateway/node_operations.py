@@ -75,9 +75,15 @@ class NodeOperations:
         """Nodes that can be told to fetch models."""
         return tuple(sorted(name for name, node in self._fleet.nodes.items() if node.parts.models is not None))
 
-    async def load(self, model: Model) -> Receipt | None:
-        """Bring a model into its node's memory. None: it was seen there already."""
-        return await self._moved("load", model, self._models(model.node).load(model.node_model))
+    def has_resident(self, model: Model) -> bool:
+        """Whether a model is in its node's memory, as far as the node tells."""
+        node = self._fleet.nodes.get(model.node)
+        return node is not None and node.tells_residents and node.is_resident(model)
+
+    async def load(self, model: Model, keep_alive_s: float | None = None) -> Receipt | None:
+        """Bring a model into its node's memory, for so long; negative is for ever. None: it was seen there already."""
+        keep_alive = None if keep_alive_s is None else -1 if keep_alive_s < 0 else keep_alive_s
+        return await self._moved("load", model, self._models(model.node).load(model.node_model, keep_alive))
 
     async def unload(self, model: Model) -> Receipt | None:
         """Take a model out of its node's memory, and see it gone. None: it was not seen there."""

@@ -75,6 +75,11 @@ class RequestRegistry(Protocol):
     def cancel(self, request_id: str) -> bool: ...
 
 
+def first_of(candidates: Candidates) -> Model:
+    """Where nobody chooses."""
+    return candidates.models[0]
+
+
 class Operations:
     """One node's control plane."""
 
@@ -90,7 +95,10 @@ class Operations:
         effective_settings: Callable[[], Mapping[str, object]] = dict,
         nodes: NodeOperations | None = None,
         config_problem: Callable[[], str] = str,
+        choose: Callable[[Candidates], Model] = first_of,
     ) -> None:
+        """`choose` says which of several copies a request would go to now."""
+        self.choose = choose
         self.events = events
         self.catalog = catalog
         self.nodes = nodes  # what can be done to other nodes, where there may be some
@@ -166,24 +174,36 @@ class Operations:
 
     # ---- make it so ----
 
-    async def load(self, caller: Caller, name: str, *, pinned: bool | None = None) -> Receipt | None:
-        """Bring a model into memory; nothing happens if it is there. Named by a role, it is there for that role."""
+    async def load(
+        self, caller: Caller, name: str, *, pinned: bool | None = None, keep_alive_s: float | None = None
+    ) -> Receipt | None:
+        """Bring a model into memory; nothing happens if it is there. Named by a role, it is there for that role.
+
+        Of several copies the one that a request would go to. How long it stays can be said of one at a node.
+        """
         with audited(caller, "load", name):
-            role, model = self.catalog.role_of(name), self.catalog.resolve(name)
+            role, model = self.catalog.role_of(name), self.choose(self.catalog.candidates(name))
             if self.nodes is not None and self.nodes.keeps(model):
-                return await self.nodes.load(model)
+                return await self.nodes.load(model, keep_alive_s)
             return await self._residency.load(model, pinned=pinned, role=role)
 
     async def unload(self, caller: Caller, name: str, *, force: bool = False) -> Receipt | None:
         """Take a model out of memory, after its running answers; with `force`, at once.
 
-        Named by a role, only that role lets go of it, and it leaves with the last one.
+        Named by a role, only that role lets go of it, and it leaves with the last one. A name that several nodes have
+        means every copy in memory.
         """
         with audited(caller, "unload", name):
-            role, found = self.catalog.role_of(name), self.catalog.find(name)
-            if self.nodes is not None and found is not None and self.nodes.keeps(found):
-                return await self.nodes.unload(found)
-            return await self._residency.unload(self._resident_name(name), force=force, role=role)
+            role, receipt = self.catalog.role_of(name), None
+            copies = self.catalog.candidates(name).models if self.catalog.find(name) is not None else ()
+            nodes = self.nodes
+            there = [one for one in copies if nodes is not None and nodes.keeps(one)]
+            for copy in there:
+                if nodes is not None and (len(copies) == 1 or nodes.has_resident(copy)):
+                    receipt = await nodes.unload(copy) or receipt
+            if there and len(there) == len(copies):
+                return receipt
+            return await self._residency.unload(self._resident_name(name), force=force, role=role) or receipt
 
     def pin(self, caller: Caller, name: str, *, pinned: bool) -> None:
         """Keep a model in memory whatever else wants the room, or no longer."""

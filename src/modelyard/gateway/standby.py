@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from modelyard.clock import Clock
@@ -88,7 +89,7 @@ class Standby:
         if self._is_elsewhere(model):
             ticket.provider = model.node
             if model.kind != "openai":  # else nobody is to bring it in: it answers when it is asked
-                await self._operations.load(caller, model.name)
+                await self._operations.load(caller, model.name, keep_alive_s=request.keep_alive_s)
             return
         ticket.provider = "local"
         wait_s = self._queue_s if ticket.wait_s_max is None else min(ticket.wait_s_max, self._queue_s)
@@ -101,10 +102,11 @@ class Standby:
             ticket.queue_s, ticket.load_s = lease.queue_s, lease.load_s
 
     def _model(self, caller: Caller, name: str, ticket: Ticket) -> Model:
-        """The first of the models of that name that this caller may use."""
+        """Of the models of that name that this caller may use the one that a request would go to."""
         catalog = self._operations.catalog
-        models = catalog.candidates(name).models
-        model = next((one for one in models if caller.may_use(one.name)), models[0])
+        found = catalog.candidates(name)
+        usable = tuple(one for one in found.models if caller.may_use(one.name))
+        model = self._operations.choose(replace(found, models=usable or found.models))
         ticket.model, ticket.engine = model.name, model.engine
         ticket.role, ticket.priority = catalog.role_of(name), caller.priority
         if not caller.may_use(model.name):

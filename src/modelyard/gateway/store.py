@@ -65,6 +65,12 @@ class ModelStore:
         plain, node = _split(name, node)
         with audited(caller, "delete", f"{plain}@{node}" if node else plain):
             model = self._one(plain, node)
+            if plain.lower().removesuffix(":latest") not in (model.bare_name, *model.aliases):
+                raise BadRequest(
+                    N_("{name} is another name for {model}, from the configuration. Nothing was deleted."),
+                    hints=(N_("Delete {model} by its own name, or remove the alias from the configuration."),),
+                    param="model", name=plain, model=model.bare_name,
+                )  # fmt: skip
             if model.node:
                 await self._nodes.delete(model.node, model.node_model)
                 return

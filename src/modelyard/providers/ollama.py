@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -65,6 +66,8 @@ class OllamaProvider:
         ticket.provider, ticket.phase = self.name, "prefill"
         ticket.queue_s, ticket.load_s = ticket.queue_s or 0.0, ticket.load_s or 0.0
         deadlines = for_model(self._deadlines, model.size_bytes, is_resident=self._is_resident(model))
+        if request.think and Capability.THINKING not in model.capabilities:
+            request = replace(request, think=None)  # Ollama refuses it; whoever asks here is answered all the same
         stream = OllamaStream(self, model, request, ticket, deadlines)
         try:
             ticket.sent_at = self._clock.monotonic()

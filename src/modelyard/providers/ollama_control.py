@@ -54,6 +54,7 @@ class _Version(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
+    format: str | None = None
     family: str | None = None
     parameter_size: str | None = None
     quantization_level: str | None = None
@@ -233,7 +234,8 @@ class OllamaControl:
         try:
             return model_at(
                 self._name, "ollama", tag.name or tag.model, size_bytes=tag.size, digest=tag.digest[:80],
-                architecture=(details.family or "")[:64], quantization=(details.quantization_level or "")[:32],
+                format=(details.format or "")[:32], architecture=(details.family or "")[:64],
+                quantization=(details.quantization_level or "")[:32],
                 capabilities=frozenset(known) if words is not None else ANYTHING,
                 context_length=_context(shown.model_info), modified_at=at.timestamp() if at is not None else 0.0,
                 metadata={"parameter_size": (details.parameter_size or "")[:32]},

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from modelyard.errors import N_, CapabilityMissing, UpstreamInvalid, UpstreamModelMissing, UpstreamOverloaded, YardError
+from modelyard.errors import (
+    N_,
+    CapabilityMissing,
+    NotFound,
+    UpstreamInvalid,
+    UpstreamModelMissing,
+    UpstreamOverloaded,
+    YardError,
+)
 from modelyard.types.chat import Chunk, Delta, FinishReason, ToolCallDelta, Usage
 
 from .upstream_errors import shown, upstream_failure
@@ -48,6 +56,7 @@ class _Line(msgspec.Struct, gc=False):
     done_reason: str | None = None
     prompt_eval_count: _Count = 0
     eval_count: _Count = 0
+    load_duration: _Count = 0
     prompt_eval_duration: _Count = 0
     eval_duration: _Count = 0
     logprobs: Any = None
@@ -171,6 +180,7 @@ class OllamaDecoder:
                 line.eval_count,
                 prefill_s=line.prompt_eval_duration / NS if line.prompt_eval_duration else None,
                 decode_s=line.eval_duration / NS if line.eval_duration else None,
+                load_s=line.load_duration / NS if line.load_duration else None,
             )
         )
 
@@ -181,7 +191,12 @@ class OllamaDecoder:
 def ollama_failure(source: str, model: str, error: Any, status: int | None = None) -> YardError:
     """What an Ollama server says went wrong, in a body or in a line of a stream."""
     text = error if isinstance(error, str) else ""
-    if ("not found" in text and ("model" in text or "manifest" in text)) or text.startswith(_NOT_IN_REGISTRY):
+    if text.startswith(_NOT_IN_REGISTRY):
+        return NotFound(
+            N_("{provider} cannot fetch {model}: pull model manifest: file does not exist"),
+            hints=(N_("Check the name: its registry has no such model."),), provider=source, model=model,
+        )  # fmt: skip
+    if "not found" in text and ("model" in text or "manifest" in text):
         return UpstreamModelMissing(provider=source, model=model)
     if "maximum pending requests" in text or "server busy" in text:
         return UpstreamOverloaded(provider=source)

@@ -118,6 +118,8 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or "no reason given")
     failed = UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
     verdict = diagnose(Evidence(text=text))
+    if verdict.is_memory:  # in words that every client of such a server knows
+        failed.text = N_("{provider} failed: it ran out of memory, by its own words.")
     return failed if verdict.code == "unknown" else explained(failed, verdict)
 
 

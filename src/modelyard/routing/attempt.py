@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 class Attempt:
     """One request at one node, from asking to its end."""
 
-    __slots__ = ("_asked_at", "_began_at", "_fleet", "_is_resident", "_model", "_node", "_ticket", "_trials")
+    __slots__ = (
+        "_asked_at", "_began_at", "_fleet", "_is_resident", "_keep_alive_s", "_model", "_node", "_ticket", "_trials",
+    )  # fmt: skip
 
-    def __init__(self, fleet: Fleet, node: FleetNode, model: Model, ticket: Ticket, now: float) -> None:
+    def __init__(
+        self, fleet: Fleet, node: FleetNode, model: Model, ticket: Ticket, now: float, keep_alive_s: float | None
+    ) -> None:
         self._fleet, self._node, self._model, self._ticket = fleet, node, model, ticket
-        self._asked_at = now
+        self._asked_at, self._keep_alive_s = now, keep_alive_s
         self._began_at: float | None = None
         self._is_resident = node.is_resident(model)
         node.asked_for(model)
@@ -51,6 +55,7 @@ class Attempt:
         elif error is None:
             node.ended(failed=False)
             cooldowns.succeeded(node.name, model.name, now)
+            node.kept(model, self._keep_alive_s)
             self._learn_pace(now)
         verdict = False if failure is not None else True if self._began_at is not None else None
         for trial in self._trials:

@@ -25,6 +25,7 @@ from .cooldown import Cooldowns, Trial
 from .failures import Failure, failure_of
 from .health import IN_ROTATION, HealthRules, NodeHealth
 from .node import FleetNode, NodeParts, NodeRules
+from .wanted import Wanted
 
 RETRY_AFTER_S = 5.0  # told where nobody knows when a node comes back
 RETRY_AFTER_S_MIN = 1.0
@@ -143,9 +144,10 @@ class Fleet:
     # ---- what is answered ----
 
     @contextmanager
-    def attempt(self, model: Model, tokens: int, ticket: Ticket) -> Iterator[Attempt]:
+    def attempt(self, model: Model, wanted: Wanted, ticket: Ticket) -> Iterator[Attempt]:
         """One request at one node; exactly one verdict comes of it."""
-        node, attempt = self.node(model.node), Attempt(self, self.node(model.node), model, ticket, self._now())
+        node, tokens = self.node(model.node), wanted.work
+        attempt = Attempt(self, node, model, ticket, self._now(), wanted.keep_alive_s)
         node.in_flight[model.name] += 1
         node.queued_tokens[model.name] += tokens
         node.waiting.add(ticket)

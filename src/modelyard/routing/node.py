@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
@@ -21,6 +21,7 @@ from .room import LOAD_S_LEAST, NodeMemory, has_room, load_seconds
 
 NEW_RATIO = 0.2  # how much the newest figure counts
 LOAD_BYTES_PER_S = 512 * 1024**2  # until one was measured: a fair disk
+OLLAMA_STAY_S = 300.0  # after an answer, unless the request or its configuration says otherwise
 SIZE_BYTES_ASSUMED = 4 * 1024**3  # of a model whose node does not tell
 
 
@@ -136,7 +137,20 @@ class FleetNode:
         if took_s > LOAD_S_LEAST and model.size_bytes:
             self.load_bytes_per_s += NEW_RATIO * (model.size_bytes / took_s - self.load_bytes_per_s)
         self.coming.pop(model.name, None)
-        self.residents.setdefault(model.name, ResidentCopy(model.node_model, model.size_bytes))
+        held = ResidentCopy(model.node_model, model.size_bytes, expires_in_s=OLLAMA_STAY_S)
+        self.residents.setdefault(model.name, held)
+
+    def kept(self, model: Model, keep_alive_s: float | None) -> None:
+        """An answer ended whose request said how long the model should stay: seen at the next look, known by now."""
+        if not self.tells_residents or self.rules.kind != "ollama" or model.name not in self.residents:
+            return
+        if keep_alive_s == 0 and not self.in_flight[model.name]:
+            del self.residents[model.name]
+        elif keep_alive_s != 0:
+            left_s = OLLAMA_STAY_S if keep_alive_s is None else keep_alive_s
+            held = self.residents[model.name]
+            if keep_alive_s is not None or held.expires_in_s is not None:
+                self.residents[model.name] = replace(held, expires_in_s=left_s if left_s >= 0 else None)
 
     def spoke(self, model: str, tokens_per_s: float) -> None:
         """An answer came at that pace."""

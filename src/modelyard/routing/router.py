@@ -86,9 +86,18 @@ class Router:
             return self._local.answer(candidates.models[0], request, ticket)
         return self._best_answer(candidates, request, ticket)
 
+    def chosen(self, candidates: Candidates) -> Model:
+        """Whom a request would go to now; the first where nobody may be asked. Nobody loses a turn by the question."""
+        ranked = rank(
+            self._standings.of(candidates.models, None), strategy=self.rules.strategy, pick=candidates.pick,
+            group=candidates.name, turns=Turns(),
+        )  # fmt: skip
+        wanted = ranked[0].standing.model if ranked else ""
+        return next((one for one in candidates.models if one.name == wanted), candidates.models[0])
+
     async def embed(self, candidates: Candidates, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
         """Vectors by whoever is best placed to make them."""
-        wanted = wanted_embeddings(request.inputs, ticket)
+        wanted = wanted_embeddings(request.inputs, ticket, request.keep_alive_s)
         return await self._asked_whole(
             candidates, wanted, ticket, lambda model: self._provider(model).embed(model, request, ticket)
         )
@@ -209,7 +218,7 @@ class Router:
 
     def _attempt(self, model: Model, wanted: Wanted, ticket: Ticket) -> AbstractContextManager[Attempt | None]:
         """Of a local model residency keeps account."""
-        return self._fleet.attempt(model, wanted.work, ticket) if model.node else nullcontext()
+        return self._fleet.attempt(model, wanted, ticket) if model.node else nullcontext()
 
     def _provider(self, model: Model) -> NodeProvider:
         return self._fleet.node(model.node).parts.provider if model.node else self._local

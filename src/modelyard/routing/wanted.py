@@ -27,6 +27,7 @@ class Wanted:
     answer_tokens: int
     session: str = ""
     beginning: str = ""  # of the prompt: who read it last may still have it
+    keep_alive_s: float | None = None  # how long the model should stay; negative: for ever, None: as its node likes
 
     @property
     def work(self) -> int:
@@ -53,13 +54,13 @@ def wanted_chat(request: InferenceRequest, ticket: Ticket) -> Wanted:
     elif request.prompt is not None:
         count, beginning = len(request.prompt) * CHARS_PER_TOKEN, repr(request.prompt[:BEGINNING_CHARS])
     answer = ANSWER_TOKENS_ASSUMED if request.max_tokens is None else request.max_tokens
-    return Wanted(count // CHARS_PER_TOKEN, answer, ticket.affinity, beginning[:BEGINNING_CHARS])
+    return Wanted(count // CHARS_PER_TOKEN, answer, ticket.affinity, beginning[:BEGINNING_CHARS], request.keep_alive_s)
 
 
-def wanted_embeddings(inputs: Iterable[Input], ticket: Ticket) -> Wanted:
+def wanted_embeddings(inputs: Iterable[Input], ticket: Ticket, keep_alive_s: float | None = None) -> Wanted:
     """Of texts to embed or to order: nothing of them is kept anywhere, so they may go anywhere."""
     count = sum(len(text) if isinstance(text, str) else len(text) * CHARS_PER_TOKEN for text in inputs)
-    return Wanted(count // CHARS_PER_TOKEN, 0, ticket.affinity)
+    return Wanted(count // CHARS_PER_TOKEN, 0, ticket.affinity, keep_alive_s=keep_alive_s)
 
 
 def _text(content: object) -> str:

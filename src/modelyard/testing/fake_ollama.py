@@ -164,6 +164,9 @@ class FakeOllama(FakeServer):
         if body.get("tools") and "tools" not in model.capabilities:
             await reply.json({"error": f"{model.name} does not support tools"}, 400)
             return
+        if body.get("think") and "thinking" not in model.capabilities:
+            await reply.json({"error": f'"{model.name}" does not support thinking'}, 400)
+            return
         keep_s = _keep_alive_s(body.get("keep_alive"))
         if not (body.get("messages") or body.get("prompt") or body.get("input")):
             reason = "unload" if keep_s == 0 else "load"

@@ -154,6 +154,7 @@ class Usage:
     reasoning_tokens: int = 0
     prefill_s: float | None = None
     decode_s: float | None = None
+    load_s: float | None = None  # as a node tells it that brought the model in for this answer
 
 
 Chunk = Delta | Progress | Usage

@@ -113,7 +113,10 @@ def test_ollamas_errors_have_their_status_and_text(check: Check) -> None:
 
 
 def test_ollama_can_stop_a_stream(check: Check) -> None:
-    assert check("ollamaAbort") == {"name": "AbortError", "count": 2}
+    stopped = check("ollamaAbort")
+
+    assert stopped["name"] == "AbortError"
+    assert 2 <= stopped["count"] < 20, "what had come already in the same piece may still be told"
 
 
 def test_openai_chats_whole_and_streamed(check: Check) -> None:
