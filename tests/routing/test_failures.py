@@ -15,6 +15,8 @@ OF_NODES = {
     errors.WorkerCrashed: Failure.SERVER,
     errors.LoadFailed: Failure.SERVER,
     errors.LoadStalled: Failure.SERVER,
+    errors.EngineMissing: Failure.SERVER,
+    errors.DigestMismatch: Failure.INVALID,
     errors.UpstreamUnreachable: Failure.CONNECT,
     errors.UpstreamTimeout: Failure.TIMEOUT,
     errors.UpstreamStalled: Failure.STALLED,
