@@ -16,7 +16,7 @@ OF_NODES = {
     errors.LoadFailed: Failure.SERVER,
     errors.LoadStalled: Failure.SERVER,
     errors.EngineMissing: Failure.SERVER,
-    errors.DigestMismatch: Failure.INVALID,
+    errors.DigestMismatch: Failure.SERVER,
     errors.UpstreamUnreachable: Failure.CONNECT,
     errors.UpstreamTimeout: Failure.TIMEOUT,
     errors.UpstreamStalled: Failure.STALLED,
