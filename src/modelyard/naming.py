@@ -80,8 +80,7 @@ def engine_order(settings: Settings, model: str) -> tuple[str, ...]:
 
 def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:
     """Who answers for a model that cannot be brought in, in order."""
-    steps = (step.partition("=") for step in settings.models.options_for(model).ladder)
-    named = tuple(name for key, _equals, name in steps if key == "model")
+    named = settings.models.options_for(model).stand_ins
     sync = settings.sync
     is_baseline = sync.fallback and model.lower() in (name.lower() for name in sync.baseline_models)
     return (*named, *(sync.fallback_models if is_baseline else ()))

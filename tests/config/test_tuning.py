@@ -37,6 +37,37 @@ def test_what_makes_no_sense_is_refused_with_its_line(tmp_path: Path, text: str,
     assert says in error
 
 
+@pytest.mark.parametrize(
+    ("ladders", "circle"),
+    [
+        ({"a": "a"}, "a → a"),
+        ({"a": "B", "b": "A"}, "a → b → a"),
+        ({"a": "b", "b": "c", "c": "b"}, "b → c → b"),
+        ({"a": "nick", "b": "job"}, "a → b → a"),
+    ],
+)
+def test_models_that_stand_in_for_each_other_in_a_circle_are_refused(
+    tmp_path: Path, ladders: dict[str, str], circle: str
+) -> None:
+    tables = [f'[models.options."{name}"]\nladder = ["n_batch=64", "model={to}"]\n' for name, to in ladders.items()]
+    (tmp_path / "modelyard.toml").write_text("".join(tables) + '[models.aliases]\nnick = "b"\n[roles]\njob = "a"\n')
+
+    error = str(refusal(tmp_path))
+
+    line = 2 * (list(ladders).index(circle[0]) + 1)
+    assert error.startswith(f"{tmp_path / 'modelyard.toml'}:{line}: models.options.{circle[0]}.ladder: ")
+    assert error.endswith(f"in a circle: {circle}")
+
+
+def test_one_stand_in_for_all_is_no_circle(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text(
+        '[models.launch]\nladder = ["model=small"]\n[models.options.a]\nladder = ["model=b", "model=small"]\n'
+        '[models.options.b]\nladder = ["model=small"]\n'
+    )
+
+    assert load(tmp_path).settings.models.options_for("a").stand_ins == ("b", "small")
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "lots", "1e3", "9999999999999"])
 def test_a_variable_that_makes_no_sense_is_named(tmp_path: Path, value: str) -> None:
     assert str(refusal(tmp_path, {"MAX_INPUT_TOKENS": value})).startswith(

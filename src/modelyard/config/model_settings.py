@@ -79,8 +79,15 @@ class LaunchSettings(Section):
     ladder: tuple[LadderStep, ...] = Field(
         default=(),
         description="What to give up, step by step, when a model does not fit: `context_length=8192`, `n_batch=64`, "
-        "`kv_type=q8_0`, `n_gpu_layers=20`, or `model=NAME`, another model that answers instead. The reply says so.",
+        "`kv_type=q8_0`, `n_gpu_layers=20`, or `model=NAME`, another model that answers instead, after all other "
+        "steps. The reply says so.",
     )
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """The models of the ladder, which answer instead, in order."""
+        steps = (step.partition("=") for step in self.ladder)
+        return tuple(name for key, _equals, name in steps if key == "model")
 
 
 class PromptOptions(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,7 @@ def load_settings(
     )
     _check_bind(loaded)
     _check_path(loaded)
+    _check_stand_ins(loaded)
     return loaded
 
 
@@ -136,6 +137,51 @@ def _check_path(loaded: LoadedSettings) -> None:
             where=origin.detail or origin.source,
             path=path,
         )
+
+
+def _check_stand_ins(loaded: LoadedSettings) -> None:
+    """Models that answer for each other in a circle: nobody can have meant it."""
+    models, roles = loaded.settings.models, loaded.settings.roles
+    other_names = {name.lower(): to.lower() for name, to in {**models.aliases, **roles}.items() if isinstance(to, str)}
+    known = {name.lower() for name in models.options}
+    leads_to = {
+        name: [_own_name(other, known, other_names) for other in models.own_options(name).stand_ins] for name in known
+    }
+    for name in models.options:
+        circle = _circle(name.lower(), leads_to)
+        if circle:
+            origin = loaded.origin(("models", "options", name, "ladder"))
+            raise ConfigError(
+                N_("{where}: models.options.{name}.ladder: models stand in for each other in a circle: {circle}"),
+                hints=(N_("Take model=NAME out of one of these ladders."),),
+                where=origin.detail or origin.source,
+                name=name,
+                circle=" → ".join(circle),
+            )
+
+
+def _own_name(name: str, known: Collection[str], other_names: Mapping[str, str]) -> str:
+    """The name that a model's options have, where it is named by an alias or a role."""
+    seen: set[str] = set()
+    name = name.lower()
+    while name not in known and name in other_names and name not in seen:
+        seen.add(name)
+        name = other_names[name]
+    return name
+
+
+def _circle(name: str, leads_to: Mapping[str, Sequence[str]]) -> list[str]:
+    """The way from a name back to itself; empty if there is none."""
+    waiting, seen = [[name]], {name}
+    while waiting:
+        way = waiting.pop()
+        for other in leads_to.get(way[-1], ()):
+            if other == name:
+                return [*way, name]
+            if other not in seen:
+                seen.add(other)
+                waiting.append([*way, other])
+    return []
 
 
 def _refusal(problem: ValidationError, sources: Sources) -> ConfigError:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelyard.errors import CapabilityMissing, ContextLengthExceeded, ModelNotAllowed, YardError
+from modelyard.errors import (
+    CapabilityMissing,
+    ContextLengthExceeded,
+    ModelFileError,
+    ModelNotAllowed,
+    ModelNotFound,
+    YardError,
+)
 from modelyard.types.chat import ImagePart, InferenceRequest
 from modelyard.types.embeddings import EmbedRequest, RerankRequest
 from modelyard.types.model import Candidates, Capability, Model
@@ -16,6 +23,14 @@ Asked = InferenceRequest | EmbedRequest | RerankRequest
 _NOTHING: dict[str, object] = {
     "mirostat": 0, "typical_p": 1, "dynatemp_range": 0, "xtc_probability": 0, "dry_multiplier": 0,
 }  # fmt: skip
+
+
+Missed = ModelNotFound | ModelFileError  # nobody has the model, or nobody a sound copy of it
+
+
+def name_of(missed: Missed) -> str:
+    """Of the model that nobody has."""
+    return str(missed.fields.get("model", "")).lower()
 
 
 def fit_for(caller: Caller, candidates: Candidates, request: Asked) -> Candidates:

@@ -131,7 +131,7 @@ class Inference:
     @asynccontextmanager
     async def open(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> AsyncIterator[ChunkStream]:
         """Serve one request, in the order a request lives. The stream's chunks are metered as they pass."""
-        candidates = self._admitted(caller, request.model, request, ticket)
+        candidates = self._admitted_or_missed(caller, request, ticket)
         with self._deadline(ticket):
             await self.guards.check(request, ticket)
             async with AsyncExitStack() as stack:
@@ -158,31 +158,22 @@ class Inference:
 
     def _admitted(self, caller: Caller, name: str, request: Asked, ticket: Ticket) -> Candidates:
         """The models that may answer, by their names and by what this caller and this request need."""
-        try:
-            candidates = self._catalog.candidates(name)
-        except ModelNotFound as missing:  # nobody has it, or nobody was seen to have it
-            candidates = self._replacement(caller, name, request, ticket, missing)
+        candidates = self._catalog.candidates(name)
         first = candidates.models[0]
         ticket.model, ticket.engine = first.name if len(candidates.models) == 1 else candidates.name, first.engine
         ticket.role, ticket.priority = self._role_of(name), caller.priority
         return fit_for(caller, candidates, request)
 
-    def _replacement(
-        self,
-        caller: Caller,
-        name: str,
-        request: Asked,
-        ticket: Ticket,
-        missing: ModelNotFound,
-    ) -> Candidates:
-        """The first that stands in for a model that nobody has; the error if none does."""
-        for other in self._fallbacks(name):
-            found = self._stand_in(other, caller, request) if isinstance(request, InferenceRequest) else None
-            if found is not None:
-                ticket.degraded, ticket.fallback_reason = (f"model={found.name}",), missing.code
-                self._metrics.fallbacks.labels(name, found.name, missing.code).inc()
-                return found
-        raise missing
+    def _admitted_or_missed(self, caller: Caller, request: InferenceRequest, ticket: Ticket) -> Candidates | Missed:
+        """The same, or why there is none of a model that others stand in for."""
+        try:
+            return self._admitted(caller, request.model, request, ticket)
+        except (ModelNotFound, ModelFileError) as missed:
+            name = name_of(missed)
+            if not self._fallbacks(name) or not caller.may_use(name):
+                raise
+            ticket.role, ticket.priority = self._role_of(request.model), caller.priority
+            return missed
 
     @contextmanager
     def _deadline(self, ticket: Ticket) -> Iterator[None]:
@@ -203,19 +194,26 @@ class Inference:
             timer.cancel()
 
     async def _first_answer(
-        self, stack: AsyncExitStack, caller: Caller, candidates: Candidates, request: InferenceRequest, ticket: Ticket
+        self,
+        stack: AsyncExitStack,
+        caller: Caller,
+        candidates: Candidates | Missed,
+        request: InferenceRequest,
+        ticket: Ticket,
     ) -> ChunkStream:
         """The model's answer; if it cannot be brought in, that of the first that stands in for it. Each is asked once.
 
         If none can, the error is the model's own: the others are not what was asked for.
         """
         try:
+            if isinstance(candidates, YardError):
+                raise candidates
             return await stack.enter_async_context(self._router.answer(candidates, request, ticket))
         except YardError as cause:
-            if not is_for_fallback(cause, ticket):
+            if cause is not candidates and not is_for_fallback(cause, ticket):
                 raise
-            told = ticket.model, ticket.engine
-            seen, waiting = {candidates.name}, deque(self._fallbacks(candidates.name))
+            name = candidates.name if isinstance(candidates, Candidates) else name_of(candidates)
+            told, seen, waiting = (ticket.model, ticket.engine), {name}, deque(self._fallbacks(name))
             while waiting:
                 other = self._stand_in(waiting.popleft(), caller, request)
                 if other is None or other.name in seen:
@@ -231,7 +229,7 @@ class Inference:
                     waiting.extend(self._fallbacks(other.name))
                     continue
                 ticket.fallback_reason = cause.code
-                self._metrics.fallbacks.labels(candidates.name, other.name, cause.code).inc()
+                self._metrics.fallbacks.labels(name, other.name, cause.code).inc()
                 return chunks
             (ticket.model, ticket.engine), ticket.degraded = told, ()
             raise

@@ -107,7 +107,7 @@ class Catalog:
         if not servable:
             model = found.models[0]
             path = str(model.files[0]) if model.files else model.name
-            raise ModelFileError(path=path, problem=model.problem, param="model")
+            raise ModelFileError(path=path, problem=model.problem, param="model", model=model.name)
         return Candidates(found.name, servable, found.pick)
 
     def _lead(self, text: str) -> Candidates | None:
