@@ -36,7 +36,7 @@ from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, 
 from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
-from .admission import Asked, fit_for
+from .admission import Asked, Missed, fit_for, name_of
 from .keys import Caller
 from .metered import MeteredStream
 from .metrics import Metrics
