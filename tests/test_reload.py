@@ -12,6 +12,11 @@ from typing import Any
 
 import aiohttp
 
+from modelyard.clock import SystemClock
+from modelyard.config.changes import Changes
+from modelyard.config.settings import LoadedSettings, load_settings
+from modelyard.events import EventBus
+from modelyard.reload import ConfigWatch
 from tests.support.node import Server, ready, short_folder, start_server, stopped
 
 SLOW: dict[str, Any] = {
@@ -143,3 +148,37 @@ async def test_only_the_model_whose_launch_changed_starts_anew() -> None:
 
         loads = [one["model"] for one in server.log_events() if one.get("event") == "model.loaded"]
         assert sorted(loads) == ["other", "slow"]
+
+
+async def test_what_cannot_be_made_is_refused_with_its_place_and_nothing_else_of_it_counts() -> None:
+    node = {"name": "far", "kind": "ollama", "url": "https://127.0.0.1:9", "ca_file": "not-there.pem"}
+    more = {"models": {**SLOW["models"], "echo": {**SLOW["models"]["echo"], "new": {}}}}
+    async with serving(SLOW) as server:
+        write(server, {**SLOW, **more, "nodes": [node]})
+        told = await seen(server, "config.reload_refused")
+
+        assert "nodes[0].ca_file: there is no such file" in told["problem"]
+        assert await names(server) == {"slow", "other"}
+        assert server.process.poll() is None
+
+        write(server, {**SLOW, **more})
+        await seen(server, "config.reloaded")
+        assert await names(server) == {"slow", "other", "new"}
+
+
+async def test_whatever_goes_wrong_while_a_change_is_taken_up_is_a_refusal_that_is_shown(tmp_path: Path) -> None:
+    path, events = tmp_path / "modelyard.toml", EventBus()
+    path.write_text("[limits]\nrequests_max = 1\n")
+    loaded = load_settings(config_file=path, environment={}, folder=tmp_path)
+
+    async def apply(_changed: Changes, _loaded: LoadedSettings) -> None:
+        raise FileNotFoundError("sesame")
+
+    watch = ConfigWatch(loaded, apply, events, SystemClock())
+    path.write_text("[limits]\nrequests_max = 2\n")
+
+    told = await watch.reload()
+
+    assert "it could not be taken up: FileNotFoundError" in told.problem
+    assert watch.problem == told.problem
+    assert watch.loaded is loaded

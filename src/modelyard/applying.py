@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from modelyard.api.security import Guard
 from modelyard.clock import Clock
-from modelyard.config.changes import Changes
+from modelyard.config.changes import Changes, in_force
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
 from modelyard.engine_wiring import Recipes
@@ -26,6 +26,7 @@ from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import LimitsChanged
 from modelyard.routing.fleet import Fleet
+from modelyard.routing.node import NodeParts, NodeRules
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
 from modelyard.wiring import (
@@ -38,18 +39,28 @@ from modelyard.wiring import (
 )
 from modelyard.workers.start import Starter
 
+FIRST_LOOKS_S = 2.0  # at other nodes before anybody is sent there; who is slower is known later
 CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who acts where the configuration says so, in the log of acts
 
 
-@dataclass(slots=True)
 class Live:
     """The settings in force. Written by `Applying` alone."""
 
-    loaded: LoadedSettings
+    def __init__(self, loaded: LoadedSettings) -> None:
+        self.started = loaded.settings
+        self.become(loaded)
 
-    @property
-    def settings(self) -> Settings:
-        return self.loaded.settings
+    def become(self, loaded: LoadedSettings) -> None:
+        """What is configured now; what needs a restart stays in force as it was at the start."""
+        self.loaded, self.settings = loaded, in_force(self.started, loaded.settings)
+
+    def load_s(self) -> float:
+        """Longest load, by now."""
+        return self.settings.deadlines.load_s
+
+    def queue_s(self) -> float:
+        """Longest wait for memory, by now."""
+        return self.settings.residency.queue_s
 
     def prompt_limits(self, model: str) -> PromptLimits:
         """How long prompts to a model may be, by now."""
@@ -82,30 +93,36 @@ class Applying:
     operations: Operations
 
     async def apply(self, changed: Changes, loaded: LoadedSettings) -> None:
-        """Take up what differs. Whatever can be refused is refused before anything is changed."""
-        new = loaded.settings
+        """Take up what differs. Whatever can fail does before anything is changed: what is new is made first."""
+        before, new = self.live.loaded, in_force(self.live.started, loaded.settings)
         touches_keys = changed.touch("keys", "limits", "server", "models.aliases", "roles")
         guard_now = guard(new, self.clock) if touches_keys else None
-        self.live.loaded = loaded
+        ways = self._ways(changed, new)
+        self.live.become(loaded)
+        is_engine = any(name.endswith(".engines") for name in changed.names)
+        found_by = ("models.folders", "models.path", "models.code_folders", "models.builtin", "models.echo")
+        if is_engine or changed.touch(*found_by):
+            try:
+                await self.operations.rescan(CONFIGURATION)
+            except BaseException:
+                self.live.become(before)
+                raise
         if guard_now is not None:
             self._take_up_keys(guard_now)
         if changed.touch("models.aliases", "roles", "routing.order"):
             self.catalog.configure(aliases(new), new.roles, new.routing.order)
-        is_engine = any(name.endswith(".engines") for name in changed.names)
-        found_by = ("models.folders", "models.path", "models.code_folders", "models.builtin", "models.echo")
-        if is_engine or changed.touch(*found_by):
-            await self.operations.rescan(CONFIGURATION)
         self._take_up_models(changed)
         if changed.touch("memory", "residency", "models.groups"):
             self.manager.feed(LimitsChanged(self.clock.monotonic(), residency_limits(new)))
         if changed.touch("deadlines", "residency.queue_s"):
             self.starter.limits = start_limits(new)
             self.others.local.deadlines = deadlines(new)
+            self.manager.queue_s = new.residency.queue_s
         if changed.touch("guards"):
             self.inference.guards.rules = guard_rules(new)
         if changed.touch("routing"):
             self.others.router.rules, self.others.router.budget = routing_rules(new), retry_budget(new)
-        await self._take_up_nodes(changed)
+        await self._take_up_nodes(changed, ways)
 
     def _take_up_keys(self, now: Guard) -> None:
         self.guard.become(now)
@@ -132,16 +149,30 @@ class Applying:
             if name and changed.touch(f"models.options.{name}.pinned"):
                 self.manager.pin(name.lower(), pinned=options.pinned)
 
-    async def _take_up_nodes(self, changed: Changes) -> None:
-        given = {node.name: node for node in self.live.settings.nodes}
-        for name in (*changed.nodes_removed, *changed.nodes_replaced):
-            await self.others.fleet.remove(name)
-        for name in (*changed.nodes_replaced, *changed.nodes_added):
-            parts = node_parts(
-                given[name], self.live.settings, self.clock, self.others.fleet, self.manager, self.live.prompt_limits
-            )
-            self.others.fleet.put(node_rules(given[name]), parts)
-        for name in changed.nodes_edited:
-            self.others.fleet.set_rules(node_rules(given[name]))
-        if changed.nodes_removed or changed.nodes_replaced or changed.nodes_added:
-            self.others.prober.nodes_changed()
+    def _ways(self, changed: Changes, new: Settings) -> dict[str, tuple[NodeRules, NodeParts]]:
+        """How nodes are reached that are new, or reached in another way. Nobody is connected to for it."""
+        names = {*changed.nodes_added, *changed.nodes_reconnected, *changed.nodes_moved}
+        fleet, limits_of = self.others.fleet, self.live.prompt_limits
+        return {
+            given.name: (node_rules(given), node_parts(given, new, self.clock, fleet, self.manager, limits_of))
+            for given in new.nodes
+            if given.name in names
+        }
+
+    async def _take_up_nodes(self, changed: Changes, ways: Mapping[str, tuple[NodeRules, NodeParts]]) -> None:
+        fleet, prober = self.others.fleet, self.others.prober
+        for name in changed.nodes_removed:
+            await fleet.remove(name)
+        for name in changed.nodes_added:
+            fleet.put(*ways[name])
+        for given in self.live.settings.nodes:
+            if given.name in changed.nodes_edited:
+                fleet.set_rules(node_rules(given))
+        for name in changed.nodes_reconnected:
+            await fleet.reconnect(*ways[name])
+        prober.nodes_changed()
+        moved = [fleet.made(*ways[name]) for name in changed.nodes_moved]
+        await prober.first_looks(moved, FIRST_LOOKS_S)  # the old ones answer meanwhile
+        for node in moved:
+            await fleet.move(node)
+        prober.nodes_changed()

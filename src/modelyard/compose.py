@@ -18,7 +18,7 @@ from modelyard.api.app import build_app
 from modelyard.api.endpoints import Behind, inference_endpoints
 from modelyard.api.inference_routes import InferenceEndpoints
 from modelyard.api.models import Details
-from modelyard.applying import CONFIGURATION, Applying, Live, Others
+from modelyard.applying import CONFIGURATION, FIRST_LOOKS_S, Applying, Live, Others
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
@@ -68,7 +68,6 @@ from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter
 
-FIRST_LOOKS_S = 2.0  # at other nodes before we are ready; who is slower is known later
 FOOTPRINTS_FILE = "footprints.sqlite"  # what loads took
 
 log = structlog.get_logger()
@@ -111,7 +110,7 @@ async def running_node(
         built_in = await recipes(settings, devices, environment, engines)
         measured = stack.enter_context(closing(MeasuredStore(loaded.paths.state / FOOTPRINTS_FILE)))
         starter = Starter(built_in.all, run, devices.process, start_limits(settings), keeping(settings), measured)
-        there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock))
+        there = await stack.enter_async_context(shared_nodes(settings, devices.read, clock, live.load_s))
         manager, neighbours = residency(settings, clock, events, devices, starter, there)
 
         # The data plane and the control plane.
@@ -136,7 +135,7 @@ async def running_node(
         )  # fmt: skip
         applying = Applying(live, clock, catalog, manager, starter, built_in, others, door, inference, operations)
         config = ConfigWatch(loaded, applying.apply, events, clock)
-        await others.prober.first_looks(FIRST_LOOKS_S)
+        await others.prober.first_looks(others.fleet.nodes.values(), FIRST_LOOKS_S)
         warn_of_unknown_names(settings, catalog)
 
         await stack.enter_async_context(
@@ -230,7 +229,7 @@ def endpoints(
         Behind(
             inference=inference, catalog=catalog, clock=clock, residents=manager.residents, details=details,
             fleet=fleet.status, default_model=lambda: default_model(live.settings, catalog),
-            standby=Standby(operations, manager, manager.residents, clock, queue_s=live.settings.residency.queue_s),
+            standby=Standby(operations, manager, manager.residents, clock, queue_s=live.queue_s),
             store=ModelStore(catalog, operations, nodes, lambda: live.settings.models.folders, pulled),
             body_bytes_max=live.settings.server.body_max_bytes, ask_node=ask_node,
         )

@@ -89,15 +89,15 @@ def node_parts(
 
 @asynccontextmanager
 async def shared_nodes(
-    settings: Settings, read: Callable[[], tuple[DeviceReading, ...]], clock: Clock
+    settings: Settings, read: Callable[[], tuple[DeviceReading, ...]], clock: Clock, load_s: Callable[[], float]
 ) -> AsyncIterator[SharedNodeStarter]:
-    """Other programs that hold models in our memory; their connections end with the block."""
+    """Other programs that hold models in our memory; their connections end with the block. `load_s` as set by now."""
     async with AsyncExitStack() as stack:
         neighbours = []
         for given in settings.nodes:
             if given.devices:
                 node = await stack.enter_async_context(
-                    OllamaResidents(given.name, given.url, given.devices, clock, load_s=settings.deadlines.load_s)
+                    OllamaResidents(given.name, given.url, given.devices, clock, load_s=load_s)
                 )
                 neighbours.append(Neighbour(given.name, node, given.devices, clock, slots=given.slots or 1))
         yield SharedNodeStarter(neighbours, read, clock)

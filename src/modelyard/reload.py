@@ -16,7 +16,7 @@ import structlog
 from modelyard.clock import Clock
 from modelyard.config.changes import Changes, changes
 from modelyard.config.settings import LoadedSettings
-from modelyard.errors import YardError
+from modelyard.errors import N_, ConfigError, YardError
 from modelyard.events import EventBus
 
 POLL_S = 0.5
@@ -45,6 +45,7 @@ class ConfigWatch:
         self, loaded: LoadedSettings, apply: Apply, events: EventBus, clock: Clock, *, poll_s: float = POLL_S
     ) -> None:
         self.loaded = loaded
+        self._started = loaded.settings
         self.last: LastReload | None = None
         self._apply, self._events, self._clock, self._poll_s = apply, events, clock, poll_s
         self._asked = asyncio.Event()
@@ -79,18 +80,26 @@ class ConfigWatch:
         at = self._clock.wall()
         try:
             loaded = await asyncio.to_thread(self.loaded.again)
-            found = changes(self.loaded.settings, loaded.settings)
+            found = changes(self.loaded.settings, loaded.settings, self._started)
             await self._apply(found, loaded)
         except YardError as error:
-            self.last = LastReload(at, str(error))
-            log.error("config.reload_refused", code=error.code, problem=str(error))
-            self._events.publish("config.reload_refused", at, problem=str(error))
-            return self.last
+            return self._refused(at, error)
+        except Exception as error:
+            log.exception("config.reload_failed")
+            problem = N_("{where}: it could not be taken up: {problem}")
+            where = self.loaded.file or "configuration"
+            return self._refused(at, ConfigError(problem, where=where, problem=type(error).__name__))
         self.loaded = loaded
         self.last = LastReload(at, "", found.names, found.after_restart)
         if found:
             log.info("config.reloaded", changed=found.names, after_restart=found.after_restart)
             self._events.publish("config.reloaded", at, changed=found.names, after_restart=found.after_restart)
+        return self.last
+
+    def _refused(self, at: float, error: YardError) -> LastReload:
+        self.last = LastReload(at, str(error))
+        log.error("config.reload_refused", code=error.code, problem=str(error))
+        self._events.publish("config.reload_refused", at, problem=str(error))
         return self.last
 
     async def _wait(self) -> bool:

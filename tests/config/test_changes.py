@@ -59,11 +59,13 @@ def test_what_differs_is_named_and_nothing_else(tmp_path: Path, old: str, new: s
 
 def test_a_nodes_weight_is_an_edit_and_its_address_another_node(tmp_path: Path) -> None:
     edited = found(tmp_path, 'url = "http://x:1"', 'url = "http://x:1"\nweight = 0\ndraining = true')
-    replaced = found(tmp_path, 'url = "http://x:1"', 'url = "http://x:2"')
+    again = found(tmp_path, 'url = "http://x:1"', 'url = "http://x:1"\nconnect_s = 1\nweight = 3')
+    moved = found(tmp_path, 'url = "http://x:1"', 'url = "http://x:2"')
     renamed = found(tmp_path, 'name = "x"', 'name = "z"')
 
-    assert (edited.nodes_edited, edited.nodes_replaced) == (("x",), ())
-    assert (replaced.nodes_edited, replaced.nodes_replaced) == ((), ("x",))
+    assert (edited.nodes_edited, edited.nodes_moved) == (("x",), ())
+    assert (moved.nodes_edited, moved.nodes_moved) == ((), ("x",))
+    assert (again.nodes_edited, again.nodes_reconnected, again.nodes_moved) == ((), ("x",), ())
     assert (renamed.nodes_added, renamed.nodes_removed) == (("z",), ("x",))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from modelyard.config.changes import changes
 from modelyard.config.explain import MachineFacts, risks
 from modelyard.config.schema import Settings
 from modelyard.config.settings import load_settings
@@ -13,6 +15,7 @@ from modelyard.errors import ConfigError
 from modelyard.naming import aliases
 from modelyard.units import GIB
 
+CERTIFICATE = Path(__file__).parent.parent / "support" / "authority.pem"
 NODE = '[[nodes]]\nname = "a"\n'
 
 
@@ -44,6 +47,9 @@ def test_addresses_on_this_machine_are_taken(tmp_path: Path, url: str) -> None:
         ('url = "http://127.0.0.1:0"', "expected http"),
         ('url = "http://127.0.0.1:99999"', "expected http"),
         ('url = "http://127.0.0.1/a b"', "expected http"),
+        ('url = "http://a..b"', "expected http"),
+        (f'url = "http://{"a" * 64}.example"', "expected http"),
+        ('url = "http://b\u00fccher.invalid"', "xn--"),
         ('url = "http://me:sesame@127.0.0.1"', "no user name"),
         ('url = "http://127.0.0.1/?key=sesame"', "ends with its path"),
         ('url = "http://10.0.0.7:11434"\ndevices = ["ram"]', "not on this machine"),
@@ -107,6 +113,55 @@ def test_a_nodes_key_comes_from_elsewhere_and_is_never_shown(tmp_path: Path) -> 
     assert given.key is not None
     assert given.key.get_secret_value() == "sesame-open"
     assert "sesame" not in repr(given)
+
+
+@pytest.mark.parametrize("key", ["", "\n", "sesame\nopen", "s\u00e9same", "sesame\topen", "sesame\x7f"])
+@pytest.mark.parametrize("section", ["[[nodes]]\nname = 'a'\nkey", "[[keys]]\nid = 'a'\nsecret"])
+def test_a_key_that_no_header_can_carry_is_refused_with_its_place_and_not_shown(
+    tmp_path: Path, key: str, section: str
+) -> None:
+    (tmp_path / "key").write_text(key)
+
+    with pytest.raises(ConfigError) as refused:
+        settings(tmp_path, f'{section} = "file:key"\n')
+
+    assert "modelyard.toml:3" in str(refused.value)
+    told = str(refused.value).replace(str(tmp_path), "")
+    assert not any(part in told for part in ("same", "open"))
+
+
+def test_a_reference_that_leads_nowhere_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"modelyard\.toml:5: .*ABSENT"):
+        settings(tmp_path, f'{NODE}[[nodes]]\nname = "b"\nkey = "env:ABSENT"\n')
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "no such file"), (b"", "no certificates"), (b"sesame", "no certificates")]
+)
+def test_a_file_without_certificates_is_refused_with_its_place(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=rf"modelyard\.toml:3: nodes\[0\]\.ca_file: .*{problem}") as refused:
+        settings(tmp_path, f'{NODE}ca_file = "ca.pem"\n')
+
+    assert "sesame" not in str(refused.value)
+
+
+def test_files_that_the_configuration_refers_to_are_watched_and_their_contents_compared(tmp_path: Path) -> None:
+    path, key, ca = tmp_path / "modelyard.toml", tmp_path / "key", tmp_path / "ca.pem"
+    key.write_text("first")
+    shutil.copy(CERTIFICATE, ca)
+    path.write_text(f'{NODE}key = "file:key"\nca_file = "ca.pem"\n')
+    before = load_settings(config_file=path, environment={}, folder=tmp_path)
+    key.write_text("second")
+    ca.write_bytes(ca.read_bytes() * 2)
+    after = load_settings(config_file=path, environment={}, folder=tmp_path)
+
+    assert {key, ca} <= {*before.watched}
+    assert changes(before.settings, after.settings).names == ("nodes.a.ca_file", "nodes.a.key")
 
 
 def test_an_alias_for_several_models_says_how_one_is_picked(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class World:
         operations = SimpleNamespace(
             catalog=catalog, nodes=nodes, load=self._load, unload=self._unload, choose=first_of
         )
-        return Standby(cast(Operations, operations), self, lambda: self.residents, ManualClock(), queue_s=300.0)
+        return Standby(cast(Operations, operations), self, lambda: self.residents, ManualClock(), queue_s=lambda: 300.0)
 
     @asynccontextmanager
     async def lease(

@@ -16,10 +16,15 @@ ECHO: dict[str, Any] = {"builtin": False, "echo": {"steady": {"slots": 16}, "oth
 REQUESTS_AT_ONCE = 8
 
 
-def variants(number: int, nodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """One of several configurations, never the same twice in a row."""
+def variants(number: int, nodes: list[dict[str, Any]], spare_url: str) -> dict[str, Any]:
+    """One of several configurations, never the same twice in a row. Nodes keep all that answers: one of them moves."""
     config: dict[str, Any] = {"models": {**ECHO, "aliases": {f"alias-{number}": "steady"}}, "memory": {"gpus": False}}
     listed = [{**node, "weight": 1 + number % 3} for node in nodes]
+    listed[number % 2] |= {"between_tokens_s": 100 + number, "connect_s": 5 + number % 2}
+    if number % 5 >= 3:
+        listed[1]["url"] = spare_url
+    if number % 6 == 4:
+        config["deadlines"] = {"load_s": 200 + number}
     if number % 4 == 1:
         listed.append({"name": "extra", "kind": "ollama", "url": "http://127.0.0.1:9"})
     if number % 4 == 2:
@@ -32,8 +37,8 @@ def variants(number: int, nodes: list[dict[str, Any]]) -> dict[str, Any]:
 
 async def test_requests_run_through_any_number_of_reloads() -> None:
     nodes = {"one": FakeOllama(["far"]), "two": FakeOpenAI(["far"])}
-    async with fleet(nodes, {"models": ECHO}) as yard:
-        for node in nodes.values():
+    async with FakeOpenAI(["far"]) as spare, fleet(nodes, {"models": ECHO}) as yard:
+        for node in (*nodes.values(), spare):
             node.play(Script(tagged=True, tag_count=6))
         path = next(yard.server.folder.glob("modelyard.json"))
         base = json.loads(path.read_text())
@@ -51,13 +56,14 @@ async def test_requests_run_through_any_number_of_reloads() -> None:
             if number % 6 == 5:
                 path.write_text("{ this is not JSON")
                 await told(yard, "config.reload_refused", number // 6 + 1)
-            replace(path, {**base, **variants(number, base["nodes"])})
+            replace(path, {**base, **variants(number, base["nodes"], spare.url)})
             await settled(yard, f"alias-{number}")
         is_over.set()
         await asyncio.gather(*asking)
         loads = Counter(one["model"] for one in yard.server.log_events() if one.get("event") == "model.loaded")
         status = await yard.get("/admin/nodes")
 
+    assert spare.questions
     assert min(seen["steady"], seen["far"]) > total
     assert loads == {"steady": 1}
     assert {one["name"] for one in status["nodes"]} <= {"one", "two", "extra"}

@@ -129,3 +129,23 @@ def expand(value: object, variables: Mapping[str, str], where: str) -> object:
             return [expand(item, variables, where) for item in value]
         case _:
             return value
+
+
+def anchored(parts: tuple[str, ...], value: object, folder: Path) -> object:
+    """Paths as written are relative to where they were written."""
+    is_path = parts in (("models", "path"), ("pull", "store"))
+    if is_path and isinstance(value, str) and value.strip().lower() not in ("", "none"):
+        return str(folder / at_home(value.strip()))
+    if parts == ("nodes",) and isinstance(value, list):
+        return [_node_anchored(node, folder) if isinstance(node, dict) else node for node in value]
+    if parts != ("models", "folders"):
+        return value
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str | Path) for item in given):
+        return value
+    return [str(folder / at_home(str(item).strip())) for item in given if str(item).strip()]
+
+
+def _node_anchored(node: dict[str, object], folder: Path) -> dict[str, object]:
+    given = node.get("ca_file")
+    return {**node, "ca_file": str(folder / at_home(given))} if isinstance(given, str) else node

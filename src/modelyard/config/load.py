@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +85,7 @@ class Sources:
     file_text: str = field(default="", repr=False)
     variables: dict[str, Parts] = field(default_factory=dict)
     notices: list[Finding] = field(default_factory=list)
+    read: set[Path] = field(default_factory=set)  # files that are referred to, and whose contents count
 
     def put(self, parts: Parts, value: object, origin: Origin) -> None:
         """Set one value; a mapping is merged into what is there, anything else replaces it."""
@@ -141,7 +143,7 @@ def read_sources(
     _read_variables(sources, dotenv, ".env", variables, folder)
     _read_variables(sources, environment, "environment", variables, folder)
     for flag in flags:
-        value = _anchored(flag.parts, flag.value, folder)
+        value = files.anchored(flag.parts, flag.value, folder)
         sources.put(flag.parts, value, Origin("flag", flag.name))
     return sources
 
@@ -221,13 +223,14 @@ def _read_file(sources: Sources, path: Path | None, variables: Mapping[str, str]
     if shared_layout.is_shared(tree):
         tree = shared_layout.from_shared(tree, variables, str(path), sources.notices)
     sources.file, sources.file_text = path, text
-    resolve_secrets(tree, variables, path.parent, str(path), sources.notices, plain_allowed=False)
+
+    def where(parts: Sequence[str | int]) -> str:
+        return f"{path}:{line}" if (line := files.line_of(text, parts)) else str(path)
+
+    sources.read |= {*resolve_secrets(tree, variables, path.parent, where, sources.notices, plain_allowed=False)}
     expanded = files.expand(tree, variables, str(path))
     for parts, value in _leaves(expanded, ()):
-        line = files.line_of(text, parts)
-        sources.put(
-            parts, _anchored(parts, value, path.parent), Origin("file", f"{path}:{line}" if line else str(path))
-        )
+        sources.put(parts, files.anchored(parts, value, path.parent), Origin("file", where(parts)))
 
 
 def _read_variables(
@@ -243,8 +246,9 @@ def _read_variables(
         if parts is None or (name in FOREIGN_VARIABLES and not given[name]):
             continue
         value = value_of(given[name])
-        resolve_secrets({parts[0]: value}, variables, folder, name, sources.notices, plain_allowed=True)
-        sources.put(parts, _anchored(parts, value, folder), Origin(source, name))
+        told, where = {parts[0]: value}, partial(_same, name)
+        sources.read |= {*resolve_secrets(told, variables, folder, where, sources.notices, plain_allowed=True)}
+        sources.put(parts, files.anchored(parts, value, folder), Origin(source, name))
         sources.variables[name] = parts
 
 
@@ -276,14 +280,5 @@ def _leaves(tree: object, parts: Parts) -> Iterator[tuple[Parts, object]]:
         yield parts, tree
 
 
-def _anchored(parts: Parts, value: object, folder: Path) -> object:
-    """Paths as written are relative to where they were written."""
-    is_path = parts in (("models", "path"), ("pull", "store"))
-    if is_path and isinstance(value, str) and value.strip().lower() not in ("", "none"):
-        return str(folder / files.at_home(value.strip()))
-    if parts != ("models", "folders"):
-        return value
-    given = value.split(",") if isinstance(value, str) else value
-    if not isinstance(given, list | tuple) or not all(isinstance(item, str | Path) for item in given):
-        return value
-    return [str(folder / files.at_home(str(item).strip())) for item in given if str(item).strip()]
+def _same(place: str, _parts: object) -> str:
+    return place

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
 
 from modelyard.config.section import Section
-from modelyard.config.values import NoneText, Seconds
+from modelyard.config.values import NoneText, Seconds, sendable
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 KINDS = ("local", "ollama", "openai")
@@ -22,10 +24,13 @@ def _url(text: str) -> str:
     try:
         parts = urlsplit(text)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as whoever connects has to: a part may be empty, or too long
     except ValueError:
         is_address = False
     if not is_address or any(sign.isspace() or not sign.isprintable() for sign in text):
         raise ValueError("expected http://HOST:PORT")
+    if not text.isascii():
+        raise ValueError("an address is ASCII: a name beyond it is written in its xn-- form, a path with % signs")
     if "@" in parts.netloc:
         raise ValueError("an address holds no user name and no password")
     if parts.query or parts.fragment:
@@ -41,6 +46,19 @@ def _is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _certificates(path: Path) -> Path:
+    """A file that a connection can be made with. It is read again then; nothing of it is shown."""
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ValueError("there are no certificates in this file") from None
+    except OSError as problem:
+        raise ValueError(f"the file cannot be read: {(problem.strerror or 'not a file').lower()}") from None
+    return path
 
 
 def _own_name(name: str) -> str:
@@ -77,7 +95,7 @@ class NodeSettings(Section):
         description="`ollama`: an Ollama server. `openai`: any server with OpenAI's API; a Modelyard is one.",
     )
     url: Url = Field(default=OLLAMA_URL, description="Where it listens. A path that ends in `/v1` may be left out.")
-    key: SecretStr | None = Field(
+    key: Annotated[SecretStr, AfterValidator(sendable)] | None = Field(
         default=None, description="The key it wants: `env:NAME` or `file:PATH`. The key itself is never written here."
     )
     weight: Weight = Field(default=1.0, description="How much of the work it gets beside others; 0 gives it none.")
@@ -104,7 +122,9 @@ class NodeSettings(Section):
         description="An OpenAI-compatible server that continues an assistant turn (vLLM's `continue_final_message`): "
         "may then take over answers that broke off. Ollama servers always can.",
     )
-    ca_file: Path | None = Field(default=None, description="Certificates it is trusted by, in place of the system's.")
+    ca_file: Annotated[Path, AfterValidator(_certificates)] | None = Field(
+        default=None, description="Certificates it is trusted by, in place of the system's."
+    )
     fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = Field(
         default=None, description="SHA-256 of its certificate, in hexadecimal digits: only that one is trusted."
     )
@@ -120,6 +140,17 @@ class NodeSettings(Section):
         description="Confirms that a node with `devices` uses this machine's memory although its address is not a "
         "loopback one, because one of the two runs in a container for instance.",
     )
+
+    _ca_sha256: str = PrivateAttr(default="")  # a file that holds other certificates is another setting
+
+    def model_post_init(self, _context: object) -> None:
+        """Note what the file holds."""
+        if self.ca_file is not None:
+            self._ca_sha256 = hashlib.sha256(self.ca_file.read_bytes()).hexdigest()
+
+    def leaf(self, field: str) -> object:
+        """A value as it is compared with that of another configuration."""
+        return (self.ca_file, self._ca_sha256) if field == "ca_file" else getattr(self, field)
 
     @model_validator(mode="after")
     def _fits(self) -> NodeSettings:

@@ -19,7 +19,7 @@ from modelyard.config.node_settings import NodeList, RoutingSettings
 from modelyard.config.pull_settings import PullSettings
 from modelyard.config.section import Section
 from modelyard.config.sync_settings import SyncSettings
-from modelyard.config.values import Bytes, NoneText, Seconds, Ttl
+from modelyard.config.values import Bytes, NoneText, Seconds, Ttl, sendable
 
 KEY_CHARS_MIN = 16
 _HASH_PREFIX = "sha256:"
@@ -91,7 +91,7 @@ class KeySettings(Section):
             digest = text.removeprefix(_HASH_PREFIX)
             if len(digest) != 64 or not set(digest.lower()) <= set("0123456789abcdef"):
                 raise ValueError("after sha256: come 64 hexadecimal digits")
-        elif len(text) < KEY_CHARS_MIN:
+        elif len(sendable(value).get_secret_value()) < KEY_CHARS_MIN:
             raise ValueError(f"a key has at least {KEY_CHARS_MIN} characters")
         return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from modelyard.config.files import at_home
@@ -18,20 +18,23 @@ def resolve_secrets(
     tree: Mapping[str, object],
     variables: Mapping[str, str],
     folder: Path,
-    where: str,
+    where: Callable[[Sequence[str | int]], str],
     notices: list[Finding],
     *,
     plain_allowed: bool,
-) -> None:
-    """Replace each reference in `keys[].secret` and `nodes[].key` in place.
+) -> tuple[Path, ...]:
+    """Replace each reference in `keys[].secret` and `nodes[].key` in place; tell which files were read for it.
 
-    Plain text is refused where `plain_allowed` is off.
+    Plain text is refused where `plain_allowed` is off. `where` tells the place of a setting, for people.
     """
+    read: list[Path] = []
     for section, member in (("keys", "secret"), ("nodes", "key")):
         entries = tree.get(section)
-        for entry in entries if isinstance(entries, list) else []:
+        for at, entry in enumerate(entries if isinstance(entries, list) else []):
             if isinstance(entry, dict) and isinstance(entry.get(member), str):
-                _resolve(entry, member, variables, folder, where, notices, plain_allowed=plain_allowed)
+                place = where((section, at, member))
+                read += _resolve(entry, member, variables, folder, place, notices, plain_allowed=plain_allowed)
+    return tuple(read)
 
 
 def _resolve(
@@ -43,14 +46,17 @@ def _resolve(
     notices: list[Finding],
     *,
     plain_allowed: bool,
-) -> None:
+) -> tuple[Path, ...]:
+    """The file that was read, if it was one."""
     secret = str(entry[member])
     scheme, separator, rest = secret.partition(":")
     match scheme if separator else "":
         case "env":
             entry[member] = _from_environment(rest, variables, where)
         case "file":
-            entry[member] = _from_file(folder / at_home(rest), where, notices)
+            path = folder / at_home(rest)
+            entry[member] = _from_file(path, where, notices)
+            return (path,)
         case "sha256" if member == "secret":
             pass
         case _ if not plain_allowed and not re.fullmatch(r"\$\{[A-Za-z_]\w*\}", secret):
@@ -59,6 +65,7 @@ def _resolve(
                 hints=(N_("Write env:NAME or file:PATH; of a caller's key also sha256: and its SHA-256."),),
                 where=where,
             )
+    return ()
 
 
 def _from_environment(name: str, variables: Mapping[str, str], where: str) -> str:

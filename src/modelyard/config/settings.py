@@ -76,7 +76,7 @@ def load_settings(
         file=sources.file,
         variables=dict(sources.variables),
         notices=tuple(sources.notices),
-        watched=_watched(sources, folder or Path.cwd()),
+        watched=_watched(sources, settings, folder or Path.cwd()),
         again=partial(
             load_settings, flags, config_file=config_file, environment=environment, folder=folder, paths=paths
         ),
@@ -87,10 +87,11 @@ def load_settings(
     return loaded
 
 
-def _watched(sources: Sources, folder: Path) -> tuple[Path, ...]:
-    """Also those that are not there yet: `.env` and the shared file may be made later."""
+def _watched(sources: Sources, settings: Settings, folder: Path) -> tuple[Path, ...]:
+    """Also those that are not there yet: `.env` and the shared file may be made later. And what the file refers to."""
+    certificates = {node.ca_file for node in settings.nodes if node.ca_file is not None}
     own = (sources.file,) if sources.file is not None else tuple(folder / name for name in files.NAMES)
-    return (*own, folder / ".env", folder.joinpath(*shared_layout.PATH))
+    return (*own, folder / ".env", folder.joinpath(*shared_layout.PATH), *sorted(sources.read | certificates))
 
 
 def is_loopback(host: str) -> bool:

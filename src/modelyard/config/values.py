@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 from modelyard.units import parse_bytes, parse_duration
 
@@ -19,6 +19,16 @@ def _seconds(value: object) -> object:
 
 def _none(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+
+def sendable(key: SecretStr) -> SecretStr:
+    """A key that a header can carry. What is wrong with another is said without showing it."""
+    text = key.get_secret_value()
+    if not text:
+        raise ValueError("the key is empty: there is nothing in its file or variable")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("a key is one line of ASCII characters, since a header carries it")
+    return key
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0, strict=True)]

@@ -1,7 +1,7 @@
 """What operators can do to other nodes: see them, weigh them, drain them, and act on the models they have.
 
-Edits count from the next request on and last until the configuration says otherwise or the server ends. Acts on models
-are carried out by the node; what it then has is looked at again at once. Knows nothing about HTTP.
+Edits count from the next request on and last until that field differs in the configuration, or the server ends. Acts on
+models are carried out by the node; what it then has is looked at again at once. Knows nothing about HTTP.
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ class Standby:
         residents: Callable[[], Iterable[ResidentStatus]],
         clock: Clock,
         *,
-        queue_s: float = 300.0,
+        queue_s: Callable[[], float],
     ) -> None:
+        """`queue_s` is the longest wait for memory, as it is set by now."""
         self._operations, self._leases, self._residents, self._clock = operations, leases, residents, clock
         self._queue_s = queue_s
 
@@ -92,7 +93,7 @@ class Standby:
                 await self._operations.load(caller, model.name, keep_alive_s=request.keep_alive_s)
             return
         ticket.provider = "local"
-        wait_s = self._queue_s if ticket.wait_s_max is None else min(ticket.wait_s_max, self._queue_s)
+        wait_s = self._queue_s() if ticket.wait_s_max is None else min(ticket.wait_s_max, self._queue_s())
         deadline = self._clock.monotonic() + wait_s
         wish = Wish(request.context_length, caller.priority, ticket.role)
         async with self._leases.lease(

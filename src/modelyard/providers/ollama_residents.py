@@ -12,7 +12,7 @@ make the server load it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from types import TracebackType
@@ -44,6 +44,7 @@ BODY_BYTES_MAX = 1024**2
 SIZE_BYTES_MAX = 1024**5
 RESIDENTS_COUNT_MAX = 256
 CONNECT_S = 2.0
+LOAD_S = 600.0
 ASK_S = 5.0  # for what a server knows without working, from the first byte sent to the last one read
 POLL_S = 0.1  # between two looks at a model that is leaving
 KEEP_ALIVE = "24h"
@@ -81,7 +82,7 @@ class OllamaResidents:
         devices: Sequence[str],
         clock: Clock,
         *,
-        load_s: float = 600.0,
+        load_s: Callable[[], float] = lambda: LOAD_S,
         unload_s: float = 15.0,
     ) -> None:
         import httpx2  # heavy, and needed only where such a node is configured
@@ -118,11 +119,11 @@ class OllamaResidents:
         """Bring a model in. Leaving early makes the server give the load up."""
         body = {"model": name, "keep_alive": KEEP_ALIVE, "stream": False}
         try:
-            await self._ask("POST", "/api/generate", _Done, body, within_s=self._load_s)
+            await self._ask("POST", "/api/generate", _Done, body, within_s=self._load_s())
         except LoadFailed as refused:
             if NOT_FOR_TEXT not in str(refused):
                 raise
-            await self._ask("POST", "/api/embed", _Done, {**body, "input": ""}, within_s=self._load_s)
+            await self._ask("POST", "/api/embed", _Done, {**body, "input": ""}, within_s=self._load_s())
         found = await self._find(name)
         if found is None:
             raise LoadFailed(model=name, problem="the node says it is loaded, and does not list it")

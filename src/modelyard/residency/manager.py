@@ -56,7 +56,8 @@ class ResidencyManager(Standing):
         stop_s: float = 20.0,
     ) -> None:
         self._clock, self._events, self._starter = clock, events, starter
-        self._queue_s, self._stop_s = queue_s, stop_s
+        self.queue_s = queue_s  # longest wait for memory; may be changed at any time
+        self._stop_s = stop_s
         self._scheduler = Scheduler(limits or ResidencyLimits())
         self._hosting = Hosting(clock, events, devices, starter, self.feed, memory_back_s=memory_back_s, stop_s=stop_s)
         self._watch = DeviceWatch(
@@ -127,7 +128,7 @@ class ResidencyManager(Standing):
             await self.look_around()
         number, asked = self._ask(use.model, spec)
         try:
-            due = min(use.deadline, asked.at + self._queue_s)
+            due = min(use.deadline, asked.at + self.queue_s)
             wanted = say.Requested(asked.at, number, spec, use.caller, due, use.keep_alive_s, wish.priority, wish.role)
             self.feed(wanted)
             self._numbers[use.ticket] = number
@@ -162,7 +163,7 @@ class ResidencyManager(Standing):
             await self.look_around()
         number, asked = self._ask(model, spec)
         try:
-            self.feed(say.LoadAsked(asked.at, number, spec, asked.at + self._queue_s, pinned, role))
+            self.feed(say.LoadAsked(asked.at, number, spec, asked.at + self.queue_s, pinned, role))
             hosted = await self._watch.result(asked)
         finally:
             self._forget(number, asked)

@@ -19,13 +19,15 @@ class Attempt:
     """One request at one node, from asking to its end."""
 
     __slots__ = (
-        "_asked_at", "_began_at", "_fleet", "_is_resident", "_keep_alive_s", "_model", "_node", "_ticket", "_trials",
+        "_asked_at", "_began_at", "_fleet", "_is_resident", "_keep_alive_s", "_model", "_node", "_parts",
+        "_ticket", "_trials",
     )  # fmt: skip
 
     def __init__(
         self, fleet: Fleet, node: FleetNode, model: Model, ticket: Ticket, now: float, keep_alive_s: float | None
     ) -> None:
         self._fleet, self._node, self._model, self._ticket = fleet, node, model, ticket
+        self._parts = node.parts
         self._asked_at, self._keep_alive_s = now, keep_alive_s
         self._began_at: float | None = None
         self._is_resident = node.is_resident(model)
@@ -38,6 +40,8 @@ class Attempt:
         """Its first content is there: the node can answer."""
         self._began_at = now
         self._node.waiting.discard(self._ticket)
+        if self._is_of_another_way():
+            return
         before = self._node.health.state
         self._node.health.answered(now, self._model.name)
         self._fleet.tell_health(self._node, before)
@@ -49,6 +53,10 @@ class Attempt:
         cause = (self._ticket.interrupted_by if isinstance(error, asyncio.CancelledError) else None) or error
         failure = failure_of(cause) if cause is not None else None
         node, model, cooldowns = self._node, self._model, self._fleet.cooldowns
+        if self._is_of_another_way():
+            for trial in self._trials:
+                cooldowns.end_trial(trial, now, ok=None)
+            return
         if failure is not None and cause is not None:
             node.ended(failed=True)
             self._fleet.failed(node, model, failure, cause, now, self._trials)
@@ -60,6 +68,10 @@ class Attempt:
         verdict = False if failure is not None else True if self._began_at is not None else None
         for trial in self._trials:
             cooldowns.end_trial(trial, now, ok=verdict)
+
+    def _is_of_another_way(self) -> bool:
+        """Whether the node is reached in another way since, or is another: this says nothing of that."""
+        return not self._fleet.is_known(self._node) or self._node.parts is not self._parts
 
     def _learn_pace(self, now: float) -> None:
         usage = self._ticket.usage

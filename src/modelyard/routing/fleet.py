@@ -59,10 +59,42 @@ class Fleet:
 
     def put(self, rules: NodeRules, parts: NodeParts) -> FleetNode:
         """A new node. It may be asked at once; what it has is known after the first look."""
-        node = FleetNode(rules, parts, NodeHealth(rules.name, self._now(), HealthRules(look_s=rules.look_s)))
-        self.nodes[rules.name] = node
+        node = self.nodes[rules.name] = self.made(rules, parts)
         self._names.replace_node(rules.name, ())
         return node
+
+    def made(self, rules: NodeRules, parts: NodeParts) -> FleetNode:
+        """A node that nobody is sent to yet: it may be looked at, and then take the place of another."""
+        return FleetNode(rules, parts, NodeHealth(rules.name, self._now(), HealthRules(look_s=rules.look_s)))
+
+    async def move(self, node: FleetNode) -> None:
+        """Another server takes the place of the node of that name. Answers under way end where they began.
+
+        Nothing that was known of the old one counts, but for an operator's edits; where the new one did not answer a
+        look yet, the old one's models stay listed.
+        """
+        old = self.nodes[node.name]
+        if node.look is None and node.rules.kind == old.rules.kind:
+            node.look, node.looked_at = old.look, old.looked_at
+        old.configure(node.rules)
+        node.edit(old.edits)
+        self.nodes[node.name] = node
+        self.cooldowns.forget(node.name)
+        self._names.replace_node(node.name, self._offered(node))
+        await old.parts.close()
+
+    async def reconnect(self, rules: NodeRules, parts: NodeParts) -> None:
+        """Reach a node in another way from the next request on. What is known of it stays, but that it refused us."""
+        node = self.node(rules.name)
+        old, node.parts = node.parts, parts
+        self.set_rules(rules)
+        if node.health.state is Health.MISCONFIGURED:  # that was about the old key
+            before = node.health.state
+            node.health = NodeHealth(node.name, self._now(), node.health.rules)
+            self.cooldowns.forget(node.name)
+            self.tell_health(node, before)
+        await old.close()
+        self.nudge(node.name)
 
     async def remove(self, name: str) -> None:
         """Forget a node. Answers under way go on: their connections are their own."""
@@ -79,19 +111,17 @@ class Fleet:
     def edit(self, name: str, **changed: object) -> NodeRules:
         """Change what counts from the next request on: `weight`, `draining`, `slots`, `models`."""
         node = self.node(name)
-        node.rules = replace(node.rules, **changed)  # type: ignore[arg-type]
-        if node.look is not None:
-            self._offer(node, node.look)
+        node.edit(changed)
+        self._offer(node)
         self._tell("node.changed", name, **changed)
         return node.rules
 
     def set_rules(self, rules: NodeRules) -> None:
-        """Take what the configuration says now."""
+        """Take what the configuration says now. An operator's edit of a field stays until that field differs there."""
         node = self.node(rules.name)
-        node.rules = rules
+        node.configure(rules)
         node.health.rules = replace(node.health.rules, look_s=rules.look_s)
-        if node.look is not None:
-            self._offer(node, node.look)
+        self._offer(node)
 
     def continues(self, model: Model) -> bool:
         """Whether whoever has this copy can go on from the middle of an answer."""
@@ -113,9 +143,11 @@ class Fleet:
         before = node.health.state
         node.saw(look, now)
         node.health.looked(now)
+        if not self.is_known(node):
+            return
         if node.health.wants_try(now):  # else whoever should find out would wait for a time that is over
             self.cooldowns.connected(node.name, now)
-        self._offer(node, look)
+        self._offer(node)
         self.tell_health(node, before)
 
     def missed(self, node: FleetNode, error: YardError, *, is_silent: bool = True) -> None:
@@ -193,8 +225,15 @@ class Fleet:
     def _now(self) -> float:
         return self._clock.monotonic()
 
-    def _offer(self, node: FleetNode, look: NodeLook) -> None:
-        offered = tuple(model for model in look.models if node.rules.offers(model))
+    def is_known(self, node: FleetNode) -> bool:
+        """Whether it is the node of its name: not yet to be, and not gone."""
+        return self.nodes.get(node.name) is node
+
+    def _offered(self, node: FleetNode) -> tuple[Model, ...]:
+        return tuple(model for model in (node.look.models if node.look is not None else ()) if node.rules.offers(model))
+
+    def _offer(self, node: FleetNode) -> None:
+        offered = self._offered(node)
         if self._names.replace_node(node.name, offered):
             _log.info("fleet.models_changed", node=node.name, models=len(offered))
 
@@ -217,7 +256,7 @@ class Fleet:
 
     def tell_health(self, node: FleetNode, before: Health, problem: str = "") -> None:
         state = node.health.state
-        if state is not before:
+        if state is not before and self.is_known(node):
             if state in IN_ROTATION and before not in IN_ROTATION:
                 self.cooldowns.recovered(node.name, self._now())
             _log.info("node.health", node=node.name, health=state.value, before=before.value, problem=problem)

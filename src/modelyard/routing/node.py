@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -76,6 +76,11 @@ class FleetNode:
     waiting: set[Ticket] = field(default_factory=set)  # requests that wait there for their first content
     most_bytes: int = 0  # it was ever seen to hold at once
     coming: dict[str, int] = field(default_factory=dict)  # sizes of models it was asked for and did not hold, by name
+    configured: NodeRules = field(init=False)
+    edits: dict[str, object] = field(default_factory=dict)  # an operator's, on top of what is configured
+
+    def __post_init__(self) -> None:
+        self.configured = self.rules
 
     @property
     def name(self) -> str:
@@ -84,6 +89,22 @@ class FleetNode:
     @property
     def is_draining(self) -> bool:
         return self.rules.draining or self.rules.weight <= 0
+
+    def edit(self, changed: Mapping[str, object]) -> None:
+        """An operator changes fields of the rules."""
+        self.edits |= changed
+        self._put_together()
+
+    def configure(self, rules: NodeRules) -> None:
+        """Take other rules from the configuration. Of an operator's edits only those of fields that differ end."""
+        self.edits = {
+            name: value for name, value in self.edits.items() if getattr(rules, name) == getattr(self.configured, name)
+        }
+        self.configured = rules
+        self._put_together()
+
+    def _put_together(self) -> None:
+        self.rules = replace(self.configured, **self.edits) if self.edits else self.configured  # type: ignore[arg-type]
 
     def saw(self, look: NodeLook, now: float) -> None:
         """Take note of a look."""

@@ -7,11 +7,13 @@ that hangs holds up nobody else. One task per node. When to look and whether to 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
 from modelyard.clock import Clock
 from modelyard.errors import UpstreamError, UpstreamTimeout, YardError
+from modelyard.types.fleet import NodeLook
 from modelyard.types.model import Capability, Model
 
 from .fleet import Fleet
@@ -57,9 +59,9 @@ class Prober:
         if node in self._nudges:
             self._nudges[node].set()
 
-    async def first_looks(self, within_s: float) -> None:
-        """Look at every node once, in parallel, so that their models are known from the start where they answer."""
-        looks = [asyncio.ensure_future(self.look(node)) for node in self._fleet.nodes.values()]
+    async def first_looks(self, nodes: Iterable[FleetNode], within_s: float) -> None:
+        """Look at new nodes once, in parallel, so that their models are known from the start where they answer."""
+        looks = [asyncio.ensure_future(self.look(node)) for node in nodes]
         if looks:
             _done, late = await asyncio.wait(looks, timeout=within_s)
             for look in late:  # given up: its watch begins with a look of its own
@@ -79,19 +81,23 @@ class Prober:
                 pass
 
     async def look(self, node: FleetNode) -> None:
-        """One look, and what it says to the fleet."""
-        limit_s, began_at = node.rules.health_timeout_s, self._clock.monotonic()
+        """One look, and what it says to the fleet. Of a node that is reached in another way since it says nothing."""
+        parts, limit_s, began_at = node.parts, node.rules.health_timeout_s, self._clock.monotonic()
+        is_silent = True
         try:
             async with asyncio.timeout(limit_s):
-                look = await node.parts.control.look()
+                look: NodeLook | YardError = await parts.control.look()
         except TimeoutError:
-            error = UpstreamTimeout(model=node.name, budget_s=limit_s)
-            self._fleet.missed(node, error, is_silent=node.parts.heard_at() < began_at)
-        except YardError as failure:
-            self._fleet.missed(node, failure)
+            look, is_silent = UpstreamTimeout(model=node.name, budget_s=limit_s), parts.heard_at() < began_at
+        except YardError as error:
+            look = error
         except Exception:
             _log.exception("fleet.look_failed", node=node.name)
-            self._fleet.missed(node, UpstreamError(provider=node.name, problem=UNREADABLE))
+            look = UpstreamError(provider=node.name, problem=UNREADABLE)
+        if node.parts is not parts:
+            return
+        if isinstance(look, YardError):
+            self._fleet.missed(node, look, is_silent=is_silent)
         else:
             self._fleet.saw(node, look)
 
@@ -101,11 +107,11 @@ class Prober:
         if not node.health.probe_due(now, has_idle_resident=idle is not None, shares_timer=node.rules.kind == "ollama"):
             return
         assert idle is not None, "only a resident model is probed"
-        limit_s = node.rules.health_timeout_s
+        parts, limit_s = node.parts, node.rules.health_timeout_s
         error: YardError | None = None
         try:
             async with asyncio.timeout(limit_s):
-                await node.parts.control.probe(idle)
+                await parts.control.probe(idle)
         except TimeoutError:
             error = UpstreamTimeout(model=idle.name, budget_s=limit_s)
         except YardError as failure:
@@ -113,7 +119,8 @@ class Prober:
         except Exception:
             _log.exception("fleet.probe_failed", node=node.name)
             error = UpstreamError(provider=node.name, problem=UNREADABLE)
-        self._fleet.probed(node, error)
+        if node.parts is parts:
+            self._fleet.probed(node, error)
 
     @staticmethod
     def _idle_resident(node: FleetNode) -> Model | None:
