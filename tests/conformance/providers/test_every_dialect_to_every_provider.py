@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -309,24 +309,53 @@ def javascript(world: World, packages: Path, check: str, model: str) -> Any:
     ],
 )
 def test_what_goes_wrong_there_is_a_typed_error_here(kind: str, fault: str, status: int, code: str) -> None:
-    """Each with a server of its own: a node that has just failed is left alone for a while."""
-    fake: FakeServer = FakeOllama(["m"]) if kind == "ollama" else FakeOpenAI(["m:latest"])
+    with failing(kind, fault) as (made, llama, server):
+        with pytest.raises(openai.APIStatusError) as caught:
+            made.chat.completions.create(model="m@one", messages=ASK)
+        with pytest.raises(ollama.ResponseError) as native:
+            llama.chat(model="m@two", messages=ASK)
+
+    assert (caught.value.status_code, caught.value.code) == (status, code)
+    assert native.value.status_code == status
+    assert native.value.error
+    for told in (str(caught.value), native.value.error):
+        assert "127.0.0.1" not in told.replace(server.url, "")
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize("fault", ["cut", "malformed", "error-event", "truncated"])
+def test_what_goes_wrong_in_mid_stream_is_the_last_that_a_client_hears(kind: str, fault: str) -> None:
+    with failing(kind, fault) as (made, llama, _server):
+        heard: list[str] = []
+        told: list[str] = []
+        chunks = made.chat.completions.create(model="m@one", messages=ASK, stream=True)
+        with pytest.raises(openai.APIError) as caught:
+            heard.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
+        parts = llama.chat(model="m@two", messages=ASK, stream=True)
+        with pytest.raises(ollama.ResponseError) as native:
+            told.extend(f"{part.message.content}{'END' * bool(part.done)}" for part in parts)
+
+    assert caught.value.code in ("upstream_invalid_response", "upstream_error")
+    assert native.value.error
+    assert "".join(heard).startswith("Hello from")
+    assert "".join(told) == "".join(heard)
+
+
+@contextmanager
+def failing(kind: str, fault: str) -> Iterator[tuple[openai.OpenAI, ollama.Client, Server]]:
+    """Two nodes with one fault, each for one question: a node that has just failed is left alone for a while."""
     with ExitStack() as stack:
-        stack.enter_context(running(fake))
-        nodes = [{"name": "one", "kind": kind, "url": fake.url, "look_s": 3600}]
-        server = start_server(stack.enter_context(short_folder()), {"models": {"builtin": False}, "nodes": nodes,
-                                                                    "memory": {"gpus": False}})  # fmt: skip
+        nodes = []
+        for name in ("one", "two"):
+            fake: FakeServer = FakeOllama(["m"]) if kind == "ollama" else FakeOpenAI(["m:latest"])
+            stack.enter_context(running(fake))
+            fake.play(replace(FAULTS[fault], between_s=0.02))  # else what came before it comes in one piece with it
+            nodes.append({"name": name, "kind": kind, "url": fake.url, "look_s": 3600})
+        given = {"models": {"builtin": False}, "nodes": nodes, "memory": {"gpus": False}}
+        server = start_server(stack.enter_context(short_folder()), given)
         try:
             asyncio.run(ready(server))
-            fake.play(FAULTS[fault])
             made = stack.enter_context(openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0))
-            with pytest.raises(openai.APIStatusError) as caught:
-                made.chat.completions.create(model="m", messages=ASK)
-            with native_client(server) as llama, pytest.raises(ollama.ResponseError) as native:
-                llama.chat(model="m", messages=ASK)
-
-            assert (caught.value.status_code, caught.value.code) == (status, code)
-            assert native.value.error
-            assert fake.url not in str(caught.value)
+            yield made, stack.enter_context(native_client(server)), server
         finally:
             asyncio.run(stopped(server))
