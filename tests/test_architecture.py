@@ -50,7 +50,8 @@ FUNCTION_LINES_MAX = 60
 # Programs of their own: a worker's process starts there, so they may read the environment they were started with.
 WORKER_PROGRAMS = {
     "engines/echo_worker.py", "engines/llamacpp_launcher.py", "engines/llamacpp_oracle_launcher.py",
-    "engines/transformers_worker.py", "engines/template_worker.py", "engines/worker_cell.py", "workers/guardian.py",
+    "engines/transformers_worker.py", "engines/embeddings_worker.py", "engines/template_worker.py",
+    "engines/worker_cell.py", "workers/guardian.py",
     "registry/hub_listing.py",
 }  # fmt: skip
 LONG_FILES = {

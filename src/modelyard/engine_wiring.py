@@ -14,6 +14,7 @@ from modelyard.config.schema import Settings
 from modelyard.engines import hardware
 from modelyard.engines.base import Engine
 from modelyard.engines.echo import Echo
+from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.installed import torch_uses_gpus, visible
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
 from modelyard.engines.transformers import TorchOverrides, Transformers
@@ -27,26 +28,31 @@ class Recipes:
     echo: Echo
     llamacpp: LlamaCpp
     transformers: Transformers
+    embeddings: Embeddings
     further: tuple[Engine, ...] = ()  # handed in; they are asked first
 
     @property
     def all(self) -> tuple[Engine, ...]:
-        return (*self.further, self.echo, self.llamacpp, self.transformers)
+        return (*self.further, self.echo, self.llamacpp, self.transformers, self.embeddings)
 
     def configure(self, settings: Settings) -> None:
         """What the configuration fixes about workers from now on."""
         self.llamacpp.configure(*_all_llama(settings))
         self.transformers.configure(*_all_torch(settings))
+        self.embeddings.configure(*_all_torch(settings))
 
 
 async def recipes(
     settings: Settings, devices: SystemDevices, environment: Mapping[str, str], further: Iterable[Engine] = ()
 ) -> Recipes:
     """The built-in ones, and `further`. Looks at the machine."""
+    torch = await _torch_hardware(devices, environment), environment
+    fixed, per_model = _all_torch(settings)
     return Recipes(
         Echo(environment),
         await _llamacpp(settings, devices, environment),
-        await _transformers(settings, devices, environment),
+        Transformers(*torch, overrides=fixed, per_model=per_model),
+        Embeddings(*torch, overrides=fixed, per_model=per_model),
         tuple(further),
     )
 
@@ -64,19 +70,18 @@ async def _llamacpp(settings: Settings, devices: SystemDevices, environment: Map
     )
 
 
-async def _transformers(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> Transformers:
-    """The engine for safetensors folders, on this machine's hardware."""
-    fixed, per_model = _all_torch(settings)
+async def _torch_hardware(devices: SystemDevices, environment: Mapping[str, str]) -> hardware.Hardware:
+    """This machine as PyTorch can use it."""
     gpus: tuple[str, ...] = ()
     if torch_uses_gpus():
         readings = await asyncio.to_thread(devices.read)
         seen = [reading.device for reading in readings if reading.kind == "gpu"]
         gpus = visible(seen, environment.get("CUDA_VISIBLE_DEVICES"))
-    return Transformers(hardware.read_hardware(gpus), environment, overrides=fixed, per_model=per_model)
+    return hardware.read_hardware(gpus)
 
 
 def _all_torch(settings: Settings) -> tuple[TorchOverrides, dict[str, TorchOverrides]]:
-    """What the configuration fixes about every transformers worker, and about those of single models."""
+    """What the configuration fixes about every worker with PyTorch, and about those of single models."""
     models = settings.models
     of_one = {name: _torch(models.options_for(name)) for name in models.options}
     return _torch(models.options_for("")), of_one

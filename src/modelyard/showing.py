@@ -9,28 +9,22 @@ from functools import partial
 
 from modelyard.clock import Clock
 from modelyard.engines.choice import REASON
-from modelyard.errors import N_
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.memory_history import MemoryHistory
 from modelyard.gateway.metrics import NodeGauges
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.measured import ANONYMOUS, MAPPED
-from modelyard.models.folder import EMBEDDINGS
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import RecycleAsked
 from modelyard.types.model import Model, ModelSpec
 from modelyard.types.status import Residency
-from modelyard.wiring import folder_estimates
 from modelyard.workers.start import Starter
 
 
 async def launch_details(starter: Starter, manager: ResidencyManager, model: Model) -> Mapping[str, object]:
     """How a model would be started and why, what it would need, and whether there is room for it."""
     await manager.refresh()
-    if model.engine == EMBEDDINGS:  # no engine here serves it, and its size can be told all the same
-        specs = folder_estimates(model)
-        return {"problem": N_("no engine here serves it"), "estimates": [estimated(spec, manager) for spec in specs]}
     plan = await starter.plan(model)
     estimates = [estimated(spec, manager) for spec in await starter.estimates(model)]
     footprint = asdict(plan.footprint)

@@ -21,8 +21,6 @@ from modelyard.engines.transformers import NAME as TRANSFORMERS
 from modelyard.gateway.keys import KeyEntry, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.gateway.prompt_guards import GuardRules, PromptGuards, folded, load_hook
-from modelyard.memory.contexts import sizes
-from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.models.describe import describe
 from modelyard.models.folder import describe_folder
 from modelyard.models.scan import scan
@@ -31,11 +29,9 @@ from modelyard.models.stored import stored_models
 from modelyard.naming import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.providers.deadlines import Deadlines
 from modelyard.residency.state import ResidencyLimits
-from modelyard.types.model import Capability, Model, ModelSpec
+from modelyard.types.model import Model
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
-
-FOLDER_CONTEXT_TOKENS = 4096
 
 log = structlog.get_logger()
 
@@ -77,21 +73,6 @@ def prompt_guards(settings: Settings, where: str) -> PromptGuards:
     """Who looks at prompts. `where` the hook was named, should there be none."""
     name = settings.guards.hook
     return PromptGuards(guard_rules(settings), load_hook(name, where), name)
-
-
-def folder_estimates(model: Model) -> tuple[ModelSpec, ...]:
-    """What a safetensors folder would take, by the formula, with each size of context."""
-    if model.facts is None:
-        return ()
-    is_embedding = Capability.EMBED in model.capabilities
-    lengths = sizes(min(FOLDER_CONTEXT_TOKENS, model.context_length or FOLDER_CONTEXT_TOKENS), model.context_length)
-    return tuple(
-        ModelSpec(
-            model.name, model.identity, context_length=length,
-            footprint=predict_torch(model.facts, TorchShape(length, is_embedding=is_embedding)),
-        )
-        for length in (lengths if not is_embedding else lengths[:1])
-    )  # fmt: skip
 
 
 def residency_limits(settings: Settings) -> ResidencyLimits:

@@ -55,7 +55,7 @@ def test_a_sentence_transformers_folder_embeds_and_keeps_nothing(tmp_path: Path)
         tmp_path / "minilm",
         MINILM,
         MINILM_TENSORS,
-        modules__json=[],
+        modules__json=[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}],
         sentence_bert_config__json={"max_seq_length": 256},
     )
     (folder / "1_Pooling").mkdir()

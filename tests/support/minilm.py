@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter, PoolingType
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 NAME = "all-minilm-l6-v2"
 WIDTH = 384
@@ -45,15 +45,28 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def link_minilm(models: Path) -> Path:
-    """The folder as `models/all-minilm-l6-v2`, without a copy of its weights."""
-    target = models / NAME
-    target.mkdir(parents=True)
+def link_minilm(target: Path) -> Path:
+    """The folder under another name, without a copy of its weights."""
     for source in minilm_folder().rglob("*"):
         if source.is_file() and not source.name.startswith("."):
             link = target / source.relative_to(minilm_folder())
-            link.parent.mkdir(exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(source)
+    return target
+
+
+def write_cross_encoder(target: Path) -> Path:
+    """The same model with a rank head: the folder of a cross-encoder, whose weights nobody trained for that."""
+    target.mkdir(parents=True)
+    config = json.loads((minilm_folder() / "config.json").read_text())
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    (target / "config.json").write_text(json.dumps(config | {"label2id": {"LABEL_0": 0}}))
+    tensors = load_file(minilm_folder() / "model.safetensors")
+    kept = {f"bert.{name}": tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    head = {f"classifier.{name}": tensor for name, tensor in rank_head().items()}
+    save_file({**kept, **head}, target / "model.safetensors", metadata={"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        (target / name).symlink_to(minilm_folder() / name)
     return target
 
 

@@ -19,6 +19,7 @@ from modelyard.types.facts import LayerFacts, ModelFacts
 from modelyard.types.model import Capability, Model
 
 from .safetensors import StoredTensor, read_tensors
+from .sentence_folder import folder_problem
 
 CONFIG_MAX_BYTES = 4 * 1024**2
 PARTS_MAX = 1000
@@ -50,8 +51,7 @@ def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> M
 
     `may_run_code`: whoever configured this server trusts the program code in this very folder.
     """
-    is_sentence = (folder / "modules.json").exists()
-    engine = EMBEDDINGS if is_sentence else TRANSFORMERS
+    engine = EMBEDDINGS if (folder / "modules.json").exists() else TRANSFORMERS
     files = tuple(sorted(folder.glob("*.safetensors")))[:PARTS_MAX]
     common = Model(name=name, engine=engine, files=files, format="safetensors", metadata={"folder": str(folder)})
     try:
@@ -120,7 +120,9 @@ def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[Sto
     if not tensors:
         raise ValueError("it has no weights")
     facts = facts_of_config(config, tensors)
-    if common.engine == EMBEDDINGS:
+    able = _capabilities(common.engine, folder, config)
+    if able & {Capability.EMBED, Capability.RERANK}:  # whatever lies beside it: this engine serves it
+        common = _for_vectors(common, folder, config, able)
         sentence = folder / "sentence_bert_config.json"
         longest = _number(_read_json(sentence), "max_seq_length") if sentence.exists() else 0
         facts = replace(facts, context_length=longest or facts.context_length)
@@ -130,9 +132,22 @@ def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[Sto
         parameter_count=sum(tensor.weight_count for tensor in tensors),
         quantization=kept_as(config, tensors),
         context_length=facts.context_length or None,
-        capabilities=_capabilities(common.engine, folder, config),
+        capabilities=able,
         facts=facts,
     )
+
+
+def _for_vectors(common: Model, folder: Path, config: Config, able: frozenset[Capability]) -> Model:
+    """A model that gives vectors or scores. Raises `ValueError` for one that is not safe, or gives something else."""
+    if problem := folder_problem(folder):
+        raise ValueError(problem)
+    labels = config.get("id2label")
+    if Capability.RERANK in able and isinstance(labels, dict) and len(labels) != 1:
+        raise ValueError(f"it sorts texts into {len(labels)} kinds, which no request asks for")
+    lengths = config.get("matryoshka_dimensions")
+    if isinstance(lengths, list) and lengths and all(isinstance(length, int) for length in lengths):
+        common = replace(common, metadata={**common.metadata, "matryoshka_dimensions": tuple(lengths)})
+    return replace(common, engine=EMBEDDINGS)
 
 
 def _problem(folder: Path, files: tuple[Path, ...], config: Config, *, may_run_code: bool) -> str:

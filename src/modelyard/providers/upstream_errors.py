@@ -157,7 +157,10 @@ def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:
         prompt, context = int(found[1]), int(found[2])
     if not isinstance(prompt, int) or not isinstance(context, int):
         return ContextLengthExceeded(N_("The prompt is longer than the context of {model}."), model=source)
-    return ContextLengthExceeded(prompt_tokens=prompt, model=source, context_length=context)
+    place = details.get("place")  # among several inputs, where a worker of ours tells it
+    return ContextLengthExceeded(
+        prompt_tokens=prompt, model=source, context_length=context, **({"place": place} if place is not None else {})
+    )
 
 
 def shown(text: str) -> str:

@@ -48,7 +48,7 @@ async def embedded(ask: WorkerAsk, model: Model, request: EmbedRequest, context_
         try:
             answer = await _asked(ask, part, request.truncate, context_length)
         except ContextLengthExceeded as error:
-            error.param = "input" if len(request.inputs) == 1 else f"input[{len(vectors)}]"
+            error.param = "input" if len(request.inputs) == 1 else f"input[{len(vectors) + _place(error)}]"
             raise
         vectors += answer.vectors
         counts += answer.counts
@@ -62,7 +62,11 @@ async def reranked(ask: WorkerAsk, model: Model, request: RerankRequest) -> Rera
     scores: list[float] = []
     tokens = 0
     for part in parts(request.documents, INPUTS_MAX):
-        raw = await ask.ask(RERANK_PATH, encode_rerank("model", request.query, part))
+        try:
+            raw = await ask.ask(RERANK_PATH, encode_rerank("model", request.query, part))
+        except ContextLengthExceeded as error:
+            error.param = f"documents[{len(scores) + _place(error)}]" if "place" in error.fields else "documents"
+            raise
         answer = decode_rerank(ask.source, raw, len(part))
         scores += answer.scores
         tokens += answer.input_tokens
@@ -104,6 +108,11 @@ async def _cut(ask: WorkerAsk, given: Input, context_length: int) -> tuple[int, 
     nothing = () if isinstance(given, tuple) else await _tokens(ask, "")
     ending = nothing[-1:] if nothing and tokens[-1:] == nothing[-1:] else ()
     return (*tokens[: context_length - len(ending)], *ending)
+
+
+def _place(error: ContextLengthExceeded) -> int:
+    place = error.fields.get("place")
+    return place if isinstance(place, int) else 0
 
 
 async def _tokens(ask: WorkerAsk, text: str) -> tuple[int, ...]:

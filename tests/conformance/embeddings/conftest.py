@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.minilm import write_minilm_gguf
+from tests.support.minilm import link_minilm, write_cross_encoder, write_minilm_gguf
 from tests.support.node import Server, serving, short_folder
 
-EMBEDDERS = ("minilm-gguf",)
-RERANKERS = ("ranker-gguf",)
+EMBEDDERS = ("minilm-gguf", "minilm-torch")
+RERANKERS = ("ranker-gguf", "ranker-torch")
 CHAT = "yardling"
 
 
@@ -24,6 +24,8 @@ def models() -> Iterator[Path]:
         write_minilm_gguf(models / "minilm-gguf.gguf")
         write_minilm_gguf(models / "ranker-gguf.gguf", has_rank_head=True)
         write_minilm_gguf(models / "headless-gguf.gguf", has_rank_head=False)
+        link_minilm(models / "minilm-torch")
+        write_cross_encoder(models / "ranker-torch")
         yield models
 
 

@@ -1,0 +1,65 @@
+"""Whether a sentence-transformers folder is safe to load: modules of the library itself, and no pickled weights.
+
+The library imports whatever class `modules.json` names, and falls back to pickled weights where a module has no others.
+Asked at every scan, and again by the worker before it loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+SETTINGS_BYTES_MAX = 4 * 1024**2
+MODULES_MAX = 32
+OWN_CLASSES = "sentence_transformers."
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def folder_problem(folder: Path) -> str:
+    """Why it must not be loaded; empty if it may be."""
+    try:
+        modules = list(_modules(folder))
+    except (OSError, ValueError) as failure:
+        return str(failure) or type(failure).__name__
+    for kind, path in modules:
+        if not kind.startswith(OWN_CLASSES):
+            return f"it needs program code of its own ({kind[:100]}), which is not run"
+        part = folder / path
+        if not part.resolve().is_relative_to(folder.resolve()):
+            return "one of its modules is outside of its folder"
+        names = [entry.name for entry in part.iterdir()] if part.is_dir() else []
+        if any(name.endswith(PICKLED) for name in names) and not any(name.endswith(".safetensors") for name in names):
+            return "its weights are pickled, which may run code when read; convert them to safetensors"
+    return ""
+
+
+def _modules(folder: Path) -> Iterator[tuple[str, PurePosixPath]]:
+    """Class and folder of each module. A folder without a list of them is one transformer."""
+    listed = folder / "modules.json"
+    if not listed.exists():
+        return
+    entries = _decoded(listed)
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MODULES_MAX:
+        raise ValueError(f"modules.json is not a list of 1 to {MODULES_MAX} modules")
+    for entry in entries:
+        kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(path, str):
+            raise ValueError("modules.json does not say what its modules are")
+        where = PurePosixPath(path)
+        if where.is_absolute() or ".." in where.parts:
+            raise ValueError("one of its modules is outside of its folder")
+        yield kind, where
+
+
+def _decoded(path: Path) -> Any:
+    with path.open("rb") as file:
+        raw = file.read(SETTINGS_BYTES_MAX + 1)
+    if len(raw) > SETTINGS_BYTES_MAX:
+        raise ValueError(f"{path.name} is too large")
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        raise ValueError(f"{path.name} is not JSON") from problem
