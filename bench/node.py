@@ -90,14 +90,14 @@ def environment_of(folder: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def running(
-    configuration: Mapping[str, Any], *, cpu: int | None = None, program: str = "modelyard"
+    configuration: Mapping[str, Any], *further: str, cpu: int | None = None, program: str = "modelyard"
 ) -> AsyncIterator[Server]:
     """A server that is ready, for the length of a block; `static` is the one of `bench.server`."""
     with short_folder() as folder:
         port, log = free_port(), folder / "server.log"
         config = str(write_configuration(folder, port, configuration))
         arguments = {
-            "modelyard": ("-m", "modelyard.cli", "serve", "--config", config),
+            "modelyard": ("-m", "modelyard.cli", "serve", "--config", config, *further),
             "static": ("-m", "bench.server", config, str(folder / "nginx"), str(folder / "requests.log")),
         }[program]
         async with child(python(*arguments), cpu=cpu, log=log, environment=environment_of(folder)) as process:

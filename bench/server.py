@@ -14,10 +14,11 @@ import uvloop
 
 from modelyard.api.http_protocol import listen
 from modelyard.api.server import YardServer
-from modelyard.compose import Node, running_node
+from modelyard.compose import running_node
 from modelyard.config.settings import LoadedSettings, load_settings
 from modelyard.errors import ShuttingDown
 from modelyard.logs import logging_to
+from modelyard.node import Node
 from modelyard.serving import spare_garbage_collector
 
 from .upstream import StaticEngine, static_model

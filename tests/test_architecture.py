@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
     | engines | workers | residency | providers | routing registry | gateway | fleet | api web | naming
-    | wiring node_wiring pull_wiring engine_wiring | showing reload applying | compose | asgi serving | cli testing"""
+    | wiring node node_wiring pull_wiring engine_wiring
+    | showing reload applying | compose compose_minimal | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
@@ -181,6 +182,21 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
                 "prompt_toolkit",
                 "httpx2",
                 "click",
+            },
+        ),
+        (
+            "modelyard.compose_minimal",
+            {
+                "xllamacpp",
+                "torch",
+                "transformers",
+                "prompt_toolkit",
+                "httpx2",
+                "click",
+                "fastapi",
+                "aiohttp",
+                "pynvml",
+                "prometheus_client",
             },
         ),
         ("modelyard.cli.main", {"pydantic", "starlette", "aiohttp", "rich", "httpx2", "prompt_toolkit"}),

@@ -7,15 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from modelyard.asgi import NodeApp, app
+from modelyard import compose, compose_minimal
+from modelyard.asgi import NodeApp, app, minimal
 from modelyard.config.load import Flag
 from modelyard.config.settings import load_settings
+from modelyard.node import Wiring
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.node import clean_environment, client, free_port, short_folder, until
 
@@ -31,16 +33,20 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def node_app(folder: Path) -> NodeApp:
+BOTH = pytest.mark.parametrize("wiring", [compose.running_node, compose_minimal.running_node], ids=["app", "minimal"])
+
+
+def node_app(folder: Path, wiring: Wiring = compose.running_node) -> NodeApp:
     flags = [
         Flag(("models", "folders"), [str(folder / "models")], "--models"),
         Flag(("memory", "gpus"), "false", "--set"),
     ]
-    return NodeApp(load_settings(flags, environment=clean_environment(folder), folder=folder))
+    return NodeApp(load_settings(flags, environment=clean_environment(folder), folder=folder), wiring)
 
 
-def test_it_runs_in_a_test_client(folder: Path) -> None:
-    with TestClient(node_app(folder)) as http:
+@BOTH
+def test_it_runs_in_a_test_client(folder: Path, wiring: Wiring) -> None:
+    with TestClient(node_app(folder, wiring)) as http:
         assert http.get("/health").json() == {"status": "ok", "ready": True}
         details = http.get("/health/detailed")
         listed = http.get("/v1/models")
@@ -72,12 +78,13 @@ def test_what_prevents_the_start_is_told(folder: Path) -> None:
         pass
 
 
-async def test_it_runs_under_uvicorn(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["app", "minimal"])
+async def test_it_runs_under_uvicorn(folder: Path, name: str) -> None:
     port = free_port()
     further = {"MODEL_PATH": str(folder / "models"), "MODELYARD_MEMORY__GPUS": "false"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-m", "uvicorn", "--factory", "modelyard.asgi:app", "--port", str(port)],
+            [sys.executable, "-m", "uvicorn", "--factory", f"modelyard.asgi:{name}", "--port", str(port)],
             env=clean_environment(folder, further), cwd=folder, stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -103,7 +110,10 @@ async def test_it_runs_under_uvicorn(folder: Path) -> None:
     assert events[-2:] == ["node.started", "node.draining"]
 
 
-def test_the_factory_reads_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factory", [app, minimal])
+def test_the_factory_reads_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, factory: Callable[[], NodeApp]
+) -> None:
     monkeypatch.chdir(folder)
     for name in list(os.environ):
         if name.startswith(("MODEL", "XDG")):
@@ -111,4 +121,4 @@ def test_the_factory_reads_the_environment(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MODELYARD_SERVER__PORT", "-1")
 
     with pytest.raises(Exception, match="MODELYARD_SERVER__PORT"):
-        app()
+        factory()

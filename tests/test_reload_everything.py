@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from modelyard.compose import Node, running_node
+from modelyard.compose import WholeNode, running_node
 from modelyard.config.changes import changes, in_force
 from modelyard.config.paths import Paths
 from modelyard.config.schema import Settings
@@ -200,7 +200,7 @@ async def test_a_server_that_took_up_everything_is_like_one_that_was_started_wit
 
 
 @asynccontextmanager
-async def running(loaded: LoadedSettings) -> AsyncIterator[Node]:
+async def running(loaded: LoadedSettings) -> AsyncIterator[WholeNode]:
     async with running_node(loaded) as node:
         for _turn in range(10):
             await asyncio.sleep(0)
@@ -214,7 +214,7 @@ def differing(one: Kept, other: Kept) -> set[str]:
     return {name for name in {*one, *other} if one.get(name, Counter()) != other.get(name, Counter())}
 
 
-def values(node: Node) -> Kept:
+def values(node: WholeNode) -> Kept:
     """Every plain value that a part keeps: by the kind of part and its attribute, how often which value is there."""
     found: Kept = {}
     seen: set[int] = set()

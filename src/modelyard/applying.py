@@ -16,10 +16,11 @@ from modelyard.config.settings import LoadedSettings
 from modelyard.engine_wiring import Recipes
 from modelyard.errors import N_, NotAuthenticated
 from modelyard.gateway.inference import Inference
-from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
+from modelyard.gateway.keys import Caller, Right
 from modelyard.gateway.operations import Operations
 from modelyard.models.catalog import Catalog
 from modelyard.naming import aliases, prompt_limits
+from modelyard.node import CONFIGURATION
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules
 from modelyard.providers.fitting import PromptLimits
 from modelyard.providers.local import LocalProvider
@@ -40,7 +41,6 @@ from modelyard.wiring import (
 from modelyard.workers.start import Starter
 
 FIRST_LOOKS_S = 2.0  # at other nodes before anybody is sent there; who is slower is known later
-CONFIGURATION = Caller("configuration", ALL_RIGHTS)  # who acts where the configuration says so, in the log of acts
 
 
 class Live:

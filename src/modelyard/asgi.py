@@ -1,4 +1,6 @@
-"""The server as an ASGI app, for those who run their own: `uvicorn --factory modelyard.asgi:app --port 8001`.
+"""The servers as ASGI apps, for those who run their own: `uvicorn --factory modelyard.asgi:app --port 8001`.
+
+`modelyard.asgi:minimal` is the small one: `modelyard serve --minimal` says what it leaves out.
 
 Settings come from the same files and environment variables as for `modelyard serve`. The node lives as long as the
 app's lifespan, and logs as its settings say. Headers and slow clients are then uvicorn's own business, and how long a
@@ -8,19 +10,22 @@ stopping server waits is too (`--timeout-graceful-shutdown`): `modelyard serve` 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from importlib import import_module
+from typing import cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelyard.compose import running_node
 from modelyard.config.settings import LoadedSettings, load_settings
 from modelyard.logs import logging_to
+from modelyard.node import Wiring
 
 
 class NodeApp:
     """An ASGI app that builds its node when the server starts it, and ends it with the server."""
 
-    def __init__(self, loaded: LoadedSettings) -> None:
+    def __init__(self, loaded: LoadedSettings, wiring: Wiring) -> None:
         self._loaded = loaded
+        self._wiring = wiring
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +42,7 @@ class NodeApp:
         async with AsyncExitStack() as stack:
             stack.enter_context(logging_to(level=settings.level, format=settings.format))
             try:
-                node = await stack.enter_async_context(running_node(self._loaded))
+                node = await stack.enter_async_context(self._wiring(self._loaded))
             except Exception as failure:
                 await send({"type": "lifespan.startup.failed", "message": str(failure)})
                 raise  # servers go by the message, test clients by this
@@ -51,4 +56,14 @@ class NodeApp:
 
 def app() -> NodeApp:
     """The whole server."""
-    return NodeApp(load_settings())
+    return NodeApp(load_settings(), _wiring("compose"))
+
+
+def minimal() -> NodeApp:
+    """Chat with one model, and health."""
+    return NodeApp(load_settings(), _wiring("compose_minimal"))
+
+
+def _wiring(module: str) -> Wiring:
+    """Imported when it is asked for: what makes the minimal server small is what it does not import."""
+    return cast("Wiring", import_module(f"modelyard.{module}").running_node)

@@ -6,19 +6,18 @@ Everything lives in one exit stack and one task group, so that it ends in the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from starlette.applications import Starlette
 
 from modelyard.api.app import build_app
 from modelyard.api.endpoints import Behind, inference_endpoints
 from modelyard.api.inference_routes import InferenceEndpoints
 from modelyard.api.models import Details
-from modelyard.applying import CONFIGURATION, FIRST_LOOKS_S, Applying, Live, Others
+from modelyard.applying import FIRST_LOOKS_S, Applying, Live, Others
 from modelyard.clock import Clock, SystemClock
 from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
@@ -26,10 +25,10 @@ from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
 from modelyard.engine_wiring import recipes
 from modelyard.engines.base import Engine
-from modelyard.errors import YardError
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
-from modelyard.gateway.metrics import Metrics
+from modelyard.gateway.memory_history import MemoryHistory
+from modelyard.gateway.metrics import Metrics, NodeGauges
 from modelyard.gateway.node_operations import NodeOperations
 from modelyard.gateway.operations import Operations
 from modelyard.gateway.standby import Standby
@@ -40,10 +39,12 @@ from modelyard.memory.holders import SystemHolders
 from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.models.store import Store
+from modelyard.models.stored import opened_store
 from modelyard.naming import aliases, default_model, fallbacks, warn_of_unknown_names
+from modelyard.node import CONFIGURATION, FOOTPRINTS_FILE, Node, preload, working
 from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
-from modelyard.pull_wiring import Servers, opened_store, pulls
+from modelyard.pull_wiring import Servers, pulls
 from modelyard.registry.pulls import Pulls
 from modelyard.reload import ConfigWatch
 from modelyard.residency.manager import ResidencyManager
@@ -53,7 +54,7 @@ from modelyard.routing.fleet import Fleet
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
 from modelyard.routing.standings import Standings
-from modelyard.showing import gauges, launch_details, loading_names, memory_history
+from modelyard.showing import launch_details, loading_names, memory_history
 from modelyard.types.model import Model
 from modelyard.wiring import (
     deadlines,
@@ -68,21 +69,13 @@ from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter
 
-FOOTPRINTS_FILE = "footprints.sqlite"  # what loads took
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A running node, as its server and its tests see it."""
+class WholeNode(Node):
+    """A running node that takes up changes of its configuration."""
 
-    app: Starlette
-    operations: Operations
-    inference: Inference
-    manager: ResidencyManager
-    catalog: Catalog
-    run: RunFolder
     config: ConfigWatch
 
 
@@ -92,7 +85,7 @@ async def running_node(
     *,
     engines: Iterable[Engine] = (),
     models: Iterable[Model] = (),
-) -> AsyncIterator[Node]:
+) -> AsyncIterator[WholeNode]:
     """Build everything and keep it running until the block ends. `engines` and `models` are further ones."""
     settings, environment, live = loaded.settings, process_environment(), Live(loaded)
     clock, events = SystemClock(), EventBus()
@@ -104,7 +97,7 @@ async def running_node(
         devices = SystemDevices(ram_limit_bytes=settings.memory.ram_limit_bytes, gpus=settings.memory.gpus)
 
         # Models, and who is in memory.
-        store = await asyncio.to_thread(opened_store, settings.pull, loaded.paths.store)
+        store = await asyncio.to_thread(opened_store, settings.pull.store or loaded.paths.store)
         scanned = partial(_scanned, live, store, tuple(models))
         catalog = Catalog(await asyncio.to_thread(scanned), aliases(settings), settings.roles, settings.routing.order)
         built_in = await recipes(settings, devices, environment, engines)
@@ -144,20 +137,7 @@ async def running_node(
                 others.prober.run(), config.run(),
             )
         )  # fmt: skip
-        yield Node(app, operations, inference, manager, catalog, run, config)
-
-
-@asynccontextmanager
-async def working(manager: ResidencyManager, *others: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Everything that works by itself. Whoever fails takes the node down: half a node is worse than none."""
-    async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(one) for one in (manager.run(), *others)]
-        try:
-            yield
-        finally:
-            await manager.close()
-            for task in background:
-                task.cancel()
+        yield WholeNode(app, operations, inference, manager, catalog, run, config.ask, config)
 
 
 def residency(
@@ -249,12 +229,12 @@ def fetching(live: Live, store: Store, environment: Mapping[str, str], clock: Cl
     )  # fmt: skip
 
 
-async def preload(settings: Settings, operations: Operations) -> None:
-    """Bring pinned models in, one after the other. One that cannot be loaded is logged, and tried when asked for."""
-    for name, options in settings.models.options.items():
-        if options.pinned:
-            with suppress(YardError):
-                await operations.load(CONFIGURATION, name, pinned=True)
+def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:
+    """What a scrape reads from the owners."""
+    return NodeGauges(
+        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length,
+        lambda: history.node,
+    )  # fmt: skip
 
 
 async def follow(events: EventBus, metrics: Metrics) -> None:

@@ -18,7 +18,7 @@ from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.installed import torch_uses_gpus, visible
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
 from modelyard.engines.transformers import TorchOverrides, Transformers
-from modelyard.memory.devices import SystemDevices
+from modelyard.memory.machine import MachineDevices
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Recipes:
 
 
 async def recipes(
-    settings: Settings, devices: SystemDevices, environment: Mapping[str, str], further: Iterable[Engine] = ()
+    settings: Settings, devices: MachineDevices, environment: Mapping[str, str], further: Iterable[Engine] = ()
 ) -> Recipes:
     """The built-in ones, and `further`. Looks at the machine."""
     torch = await _torch_hardware(devices, environment), environment
@@ -57,7 +57,7 @@ async def recipes(
     )
 
 
-async def _llamacpp(settings: Settings, devices: SystemDevices, environment: Mapping[str, str]) -> LlamaCpp:
+async def _llamacpp(settings: Settings, devices: MachineDevices, environment: Mapping[str, str]) -> LlamaCpp:
     """The engine for GGUF files, on this machine's hardware."""
     fixed, per_model = _all_llama(settings)
     has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
@@ -70,7 +70,7 @@ async def _llamacpp(settings: Settings, devices: SystemDevices, environment: Map
     )
 
 
-async def _torch_hardware(devices: SystemDevices, environment: Mapping[str, str]) -> hardware.Hardware:
+async def _torch_hardware(devices: MachineDevices, environment: Mapping[str, str]) -> hardware.Hardware:
     """This machine as PyTorch can use it."""
     gpus: tuple[str, ...] = ()
     if torch_uses_gpus():

@@ -25,16 +25,6 @@ from modelyard.registry.transfer import Retries, Transfers
 log = structlog.get_logger()
 
 
-def opened_store(settings: PullSettings, default: Path) -> Store:
-    """The store of this machine, with what an earlier run left undone finished, as far as its disk allows."""
-    store = Store((settings.store or default).expanduser().absolute())
-    try:
-        store.recover()
-    except OSError as problem:
-        log.warning("store.unusable", folder=str(store.root), problem=problem.strerror or str(problem))
-    return store
-
-
 class Servers:
     """What other servers have, for our store: the Ollama server of this machine, by its folder."""
 

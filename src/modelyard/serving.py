@@ -22,7 +22,6 @@ import uvloop
 from modelyard import __version__
 from modelyard.api.http_protocol import listen
 from modelyard.api.server import YardServer, inherited
-from modelyard.compose import Node, running_node
 from modelyard.config.banner import start_lines
 from modelyard.config.explain import MachineFacts
 from modelyard.config.load import process_environment
@@ -31,6 +30,7 @@ from modelyard.errors import ShuttingDown
 from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
 from modelyard.naming import BUILTIN, default_model
+from modelyard.node import Node, Wiring
 from modelyard.residency.manager import ResidencyManager
 from modelyard.workers.descriptors import raise_descriptor_limit
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
@@ -44,7 +44,7 @@ _REACHED_BY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a wildcard i
 log = structlog.get_logger()
 
 
-def serve(loaded: LoadedSettings) -> int:
+def serve(loaded: LoadedSettings, wiring: Wiring) -> int:
     """Run a node until a signal ends it. Returns the exit status: 130 after SIGINT, 143 after SIGTERM."""
     settings = loaded.settings
     raise_descriptor_limit()
@@ -52,23 +52,25 @@ def serve(loaded: LoadedSettings) -> int:
         logging_to(level=settings.log.level, format=settings.log.format) as writer,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        return runner.run(_serve(loaded, writer))
+        return runner.run(_serve(loaded, wiring, writer))
 
 
-async def _serve(loaded: LoadedSettings, writer: LogWriter) -> int:
+async def _serve(loaded: LoadedSettings, wiring: Wiring, writer: LogWriter) -> int:
     with Signals(loaded.settings.server.drain_s) as signals:
         try:
             # The sockets first of all, so that a taken port costs nothing.
             with listening(loaded) as (loaded, sockets):
-                await _run(loaded, sockets, signals, writer)
+                await _run(loaded, wiring, sockets, signals, writer)
         except asyncio.CancelledError:
             if not signals.first:
                 raise
     return 128 + signals.first if signals.first else 0
 
 
-async def _run(loaded: LoadedSettings, sockets: list[socket.socket], signals: Signals, writer: LogWriter) -> None:
-    async with running_node(loaded) as node:
+async def _run(
+    loaded: LoadedSettings, wiring: Wiring, sockets: list[socket.socket], signals: Signals, writer: LogWriter
+) -> None:
+    async with wiring(loaded) as node:
         server = YardServer(
             node.app,
             drain_s=loaded.settings.server.drain_s,
@@ -76,7 +78,7 @@ async def _run(loaded: LoadedSettings, sockets: list[socket.socket], signals: Si
             interrupt_all=lambda: node.inference.interrupt_all(ShuttingDown()),
             on_started=lambda: _started(loaded, node, sockets[0].getsockname(), writer),
         )
-        signals.obey(server.stop, node.run, node.config.ask)
+        signals.obey(server.stop, node.run, node.reload)
         await server.serve(sockets)
         await node.manager.close()
 
@@ -179,6 +181,7 @@ def spare_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()  # the command line starts without
     gc.set_threshold(GARBAGE_OBJECTS_MAX, *gc.get_threshold()[1:])
 
 

@@ -1,4 +1,4 @@
-"""What is shown of a running node: how a model would be started, gauges, memory over time. Reads the owners only."""
+"""What is shown of a running node: how a model would be started, memory over time. Reads the owners only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from functools import partial
 from modelyard.clock import Clock
 from modelyard.engines.choice import REASON
 from modelyard.events import EventBus
-from modelyard.gateway.inference import Inference
 from modelyard.gateway.memory_history import MemoryHistory
-from modelyard.gateway.metrics import NodeGauges
-from modelyard.memory.devices import SystemDevices
+from modelyard.memory.machine import MachineDevices
 from modelyard.memory.measured import ANONYMOUS, MAPPED
 from modelyard.residency.manager import ResidencyManager
 from modelyard.residency.messages import RecycleAsked
@@ -46,21 +44,13 @@ def estimated(spec: ModelSpec, manager: ResidencyManager) -> dict[str, object]:
     }
 
 
-def gauges(manager: ResidencyManager, inference: Inference, history: MemoryHistory) -> NodeGauges:
-    """What a scrape reads from the owners."""
-    return NodeGauges(
-        manager.residents, manager.devices, lambda: inference.running_count, lambda: manager.queue_length,
-        lambda: history.node,
-    )  # fmt: skip
-
-
 def loading_names(manager: ResidencyManager) -> frozenset[str]:
     """The models being loaded, or waiting for room."""
     states = (Residency.WAITING, Residency.LOADING)
     return frozenset(resident.model for resident in manager.residents() if resident.state in states)
 
 
-def memory_history(clock: Clock, events: EventBus, devices: SystemDevices, manager: ResidencyManager) -> MemoryHistory:
+def memory_history(clock: Clock, events: EventBus, devices: MachineDevices, manager: ResidencyManager) -> MemoryHistory:
     """Watches memory over time; a worker that leaks is replaced at its next idle moment."""
 
     def recycle(model: str, epoch: int, why: str) -> None:

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 
 from modelyard.api import app as app_module
 from modelyard.api import door, security
-from modelyard.api.app import check_starlette
 from modelyard.api.security import Secured
+from modelyard.api.table import check_starlette
 from modelyard.errors import ConfigError
 
 from .surface import ADMIN_KEY, KEYS, SCRAPE_KEY, USER_KEY, Listener, build_yard, listening

@@ -134,7 +134,7 @@ def test_the_help_of_the_root_names_every_command_there_is() -> None:
 def test_flags_of_serve_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[LoadedSettings] = []
 
-    def serve(loaded: LoadedSettings) -> int:
+    def serve(loaded: LoadedSettings, _wiring: object) -> int:
         seen.append(loaded)
         return 7
 

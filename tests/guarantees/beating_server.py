@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from modelyard import serving
+from modelyard import compose
 from modelyard.cli import main as cli
-from modelyard.compose import Node, running_node
 from modelyard.config.settings import LoadedSettings
+from modelyard.node import Node
 
 BEAT_S = 0.01
 
@@ -41,7 +41,7 @@ async def beat(target: Path) -> None:
 
 
 def main() -> None:
-    target = Path(sys.argv.pop(1))
+    target, running_node = Path(sys.argv.pop(1)), compose.running_node
 
     @asynccontextmanager
     async def beating(loaded: LoadedSettings) -> AsyncIterator[Node]:
@@ -52,7 +52,7 @@ def main() -> None:
             finally:
                 task.cancel()
 
-    serving.running_node = beating  # type: ignore[assignment, attr-defined]
+    compose.running_node = beating  # type: ignore[assignment]
     cli.main()
 
 

@@ -19,10 +19,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from modelyard.api.security import Secured
-from modelyard.compose import Node, running_node
+from modelyard.compose import running_node
 from modelyard.config.settings import load_settings
 from modelyard.errors import ClientClosed
 from modelyard.gateway.keys import ALL_RIGHTS, Caller
+from modelyard.node import Node
 from tests.support.counts import PROVE, tell
 from tests.support.node import chat_body, counters, echo, short_folder, until
 

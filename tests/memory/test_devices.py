@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from modelyard.memory import gpus as gpus_module
-from modelyard.memory.devices import DeviceReader, FakeDevices, SystemDevices
+from modelyard.memory.devices import FakeDevices, SystemDevices
+from modelyard.memory.machine import DeviceReader
 from modelyard.types.memory import DeviceReading, ProcessMemory
 from modelyard.units import GIB, MIB
 

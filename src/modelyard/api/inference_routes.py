@@ -12,8 +12,7 @@ from .ollama_models import version
 from .ollama_store import not_built
 from .problems import Dialect
 from .security import Endpoint, Guard
-
-MODEL_RIGHTS = (Right.INFER, Right.READ)
+from .table import MODEL_RIGHTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,10 +197,10 @@ async def _next(steps: Any) -> Mapping[str, Any] | None:
 
 def _store(session: Session) -> tuple[LoadedSettings, Store]:
     from modelyard.config.settings import load_settings
-    from modelyard.pull_wiring import opened_store
+    from modelyard.models.stored import opened_store
 
     loaded = load_settings(environment=session.environment)
-    return loaded, opened_store(loaded.settings.pull, loaded.paths.store)
+    return loaded, opened_store(loaded.settings.pull.store or loaded.paths.store)
 
 
 def _may_act_alone(session: Session, url: str | None) -> bool:

@@ -37,9 +37,9 @@ from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
 from .admission import Asked, Missed, fit_for, name_of
+from .figures import Figures
 from .keys import Caller
 from .metered import MeteredStream
-from .metrics import Metrics
 from .prompt_guards import PromptGuards
 from .usage import Usage as UsageRecorder
 from .vectors import check_scores, check_vectors
@@ -81,7 +81,7 @@ class Inference:
         catalog: Names,
         router: Answers,
         usage: UsageRecorder,
-        metrics: Metrics,
+        metrics: Figures,
         clock: Clock,
         loading: Callable[[], Collection[str]] = tuple,
         waits: Callable[[str], WaitStatus | None] = lambda _ticket: None,
@@ -136,7 +136,7 @@ class Inference:
             await self.guards.check(request, ticket)
             async with AsyncExitStack() as stack:
                 chunks = await self._first_answer(stack, caller, candidates, request, ticket)
-                yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps.gaps_of(ticket.model))
+                yield MeteredStream(chunks, ticket, self._clock, self._metrics.gaps_of(ticket.model))
 
     async def embed(self, caller: Caller, request: EmbedRequest, ticket: Ticket) -> EmbedAnswer:
         """One vector per input."""
@@ -229,7 +229,7 @@ class Inference:
                     waiting.extend(self._fallbacks(other.name))
                     continue
                 ticket.fallback_reason = cause.code
-                self._metrics.fallbacks.labels(name, other.name, cause.code).inc()
+                self._metrics.fell_back(name, other.name, cause.code)
                 return chunks
             (ticket.model, ticket.engine), ticket.degraded = told, ()
             raise

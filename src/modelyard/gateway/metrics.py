@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from modelyard.events import Event
+from modelyard.providers.ticket import Ticket
 from modelyard.types.memory import RAM, ProcessMemory
 from modelyard.types.status import DeviceStatus, Residency, ResidentStatus
 
@@ -90,6 +91,37 @@ class Metrics:
         self._outcomes: dict[tuple[str, str, str, str, str], Counter] = {}
         self._routes: dict[str, Histogram] = {}
         self._models: dict[tuple[str, str], ModelFigures] = {}
+
+    def finished(self, ticket: Ticket, code: str, took_s: float, first_token_s: float | None) -> None:
+        """A request ended, whatever became of it."""
+        model = ticket.model.partition("@")[0]  # the node has a label of its own
+        self.outcome(ticket.route, model, ticket.provider, code, ticket.finish or "").inc()
+        self.latency(ticket.route).observe(took_s)
+        if not ticket.provider:
+            return
+        figures = self.of_model(model, ticket.provider)
+        if ticket.queue_s is not None:
+            figures.queue_s.observe(ticket.queue_s)
+        if first_token_s is not None:
+            figures.first_token_s.observe(first_token_s)
+        usage = ticket.usage
+        if usage is None:
+            return
+        figures.prompt_tokens.inc(usage.input_tokens)
+        figures.completion_tokens.inc(usage.output_tokens)
+        figures.tokens.inc(usage.input_tokens + usage.output_tokens)
+        if usage.prefill_s is not None:
+            figures.prefill_s.observe(usage.prefill_s)
+        if usage.decode_s is not None:
+            figures.decode_s.observe(usage.decode_s)
+
+    def fell_back(self, model: str, to: str, reason: str) -> None:
+        """Another model answers than the one asked for."""
+        self.fallbacks.labels(model, to, reason).inc()
+
+    def gaps_of(self, model: str) -> Callable[[float], None]:
+        """A function that counts one gap between pieces of a model's answer."""
+        return self.gaps.gaps_of(model)
 
     def outcome(self, route: str, model: str, node: str, code: str, finish: str) -> Counter:
         """The counter of one kind of outcome."""

@@ -13,7 +13,7 @@ from modelyard.clock import Clock
 from modelyard.errors import ClientClosed, ShuttingDown, YardError
 from modelyard.providers.ticket import Ticket
 
-from .metrics import Metrics
+from .figures import Figures
 
 OK = "ok"
 
@@ -21,8 +21,8 @@ OK = "ok"
 class Usage:
     """Records the end of requests. Called once per ticket, by the one place that opens them."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
-        self._metrics = metrics
+    def __init__(self, figures: Figures, clock: Clock) -> None:
+        self._figures = figures
         self._clock = clock
         self._log = structlog.get_logger("modelyard.requests").bind()  # once, not for each line
 
@@ -32,7 +32,7 @@ class Usage:
         took_s = self._clock.monotonic() - ticket.started_at
         first_token_s = None if ticket.first_token_at is None else ticket.first_token_at - ticket.started_at
         finish = ticket.finish or ""
-        self._count(ticket, code, finish, took_s, first_token_s)
+        self._figures.finished(ticket, code, took_s, first_token_s)
         usage = ticket.usage
         fields: dict[str, object] = {
             "request_id": ticket.request_id,
@@ -60,29 +60,6 @@ class Usage:
             self._log.error("request.finished", exc_info=error, **fields)
         else:
             self._log.info("request.finished", **fields)
-
-    def _count(self, ticket: Ticket, code: str, finish: str, took_s: float, first_token_s: float | None) -> None:
-        metrics = self._metrics
-        model = ticket.model.partition("@")[0]  # the node has a label of its own
-        metrics.outcome(ticket.route, model, ticket.provider, code, finish).inc()
-        metrics.latency(ticket.route).observe(took_s)
-        if not ticket.provider:
-            return
-        figures = metrics.of_model(model, ticket.provider)
-        if ticket.queue_s is not None:
-            figures.queue_s.observe(ticket.queue_s)
-        if first_token_s is not None:
-            figures.first_token_s.observe(first_token_s)
-        usage = ticket.usage
-        if usage is None:
-            return
-        figures.prompt_tokens.inc(usage.input_tokens)
-        figures.completion_tokens.inc(usage.output_tokens)
-        figures.tokens.inc(usage.input_tokens + usage.output_tokens)
-        if usage.prefill_s is not None:
-            figures.prefill_s.observe(usage.prefill_s)
-        if usage.decode_s is not None:
-            figures.decode_s.observe(usage.decode_s)
 
 
 def outcome_code(error: BaseException | None) -> str:

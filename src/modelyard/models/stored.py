@@ -1,4 +1,4 @@
-"""From manifests in the store to models of the catalog: under the names they were pulled or copied by.
+"""The store, and from its manifests to models of the catalog: under the names they were pulled or copied by.
 
 What cannot be used is listed with its problem, a damaged manifest too. An alias that two could claim belongs to none.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+
+import structlog
 
 from modelyard.types.model import Model
 
@@ -15,6 +18,18 @@ from .folder import describe_folder
 from .manifest import Manifest
 from .scan import is_projector
 from .store import Store
+
+log = structlog.get_logger()
+
+
+def opened_store(root: Path) -> Store:
+    """The store of this machine, with what an earlier run left undone finished, as far as its disk allows."""
+    store = Store(root.expanduser().absolute())
+    try:
+        store.recover()
+    except OSError as problem:
+        log.warning("store.unusable", folder=str(store.root), problem=problem.strerror or str(problem))
+    return store
 
 
 def stored_models(store: Store) -> tuple[Model, ...]:

@@ -17,7 +17,7 @@ from modelyard.clock import Clock
 from modelyard.diagnosis import crash
 from modelyard.errors import LoadFailed, OutOfMemory, YardError
 from modelyard.events import EventBus
-from modelyard.memory.devices import DeviceReader
+from modelyard.memory.machine import DeviceReader
 from modelyard.memory.measured import Measured
 from modelyard.memory.planner import add, corrected, in_use
 from modelyard.types.memory import Footprint, ProcessMemory, Receipt

@@ -17,8 +17,8 @@ import structlog
 from modelyard.clock import Clock
 from modelyard.errors import YardError
 from modelyard.events import EventBus
-from modelyard.memory.devices import DeviceReader
 from modelyard.memory.holders import HolderReader, NoHolders
+from modelyard.memory.machine import DeviceReader
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Model, ModelSpec
 

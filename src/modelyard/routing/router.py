@@ -36,12 +36,13 @@ from .attempt import Attempt
 from .continuation import Continuing, is_continuable
 from .failures import may_try_another
 from .fleet import Fleet
+from .only_here import OnlyHere
 from .ranking import Ranked, Strategy, Turns, rank
 from .retries import RetryBudget
 from .standings import Standings
 from .wanted import Wanted, wanted_chat, wanted_embeddings
 
-ONLY, FAILOVER = "only", "failover"
+FAILOVER = "failover"
 FULL_HERE = (InsufficientMemory, LoadFailed, QueueFull)  # it cannot be brought in here: another node may have it
 Answer = TypeVar("Answer")
 
@@ -74,6 +75,7 @@ class Router:
         self.rules = rules or RoutingRules()
         self.budget = budget or RetryBudget()
         self._fleet, self._standings, self._local, self._clock = fleet, standings, local, clock
+        self._only_here = OnlyHere(local)
         self._turns = Turns()
         self._affinities = Affinities()
 
@@ -82,8 +84,7 @@ class Router:
     ) -> AbstractAsyncContextManager[ChunkStream]:
         """The answer of whoever is best placed to give it. Raises what the last one asked said."""
         if len(candidates.models) == 1 and not candidates.models[0].node:
-            ticket.attempts, ticket.why = ticket.attempts + 1, ONLY
-            return self._local.answer(candidates.models[0], request, ticket)
+            return self._only_here.answer(candidates, request, ticket)
         return self._best_answer(candidates, request, ticket)
 
     def chosen(self, candidates: Candidates) -> Model:
