@@ -168,6 +168,7 @@ async def other_nodes(
     fleet = Fleet(clock, catalog, events)
     prober = Prober(fleet, clock)
     fleet.nudge = prober.nudge
+    catalog.why_nothing_at = fleet.why_nothing_at
     for given in settings.nodes:
         fleet.put(node_rules(given), node_parts(given, settings, clock, fleet, manager, live.prompt_limits))
     local = LocalProvider(manager, clock, deadlines(settings), limits_of=live.prompt_limits)

@@ -285,7 +285,7 @@ class NodeNotFound(NotFound):
 
     code = "node_not_found"
     text = N_("There is no node named {node}.")
-    hints = (N_("`modelyard nodes` shows every node."),)
+    hints = (N_("Did you mean: {near}?"), N_("`modelyard nodes` shows every node."))
 
 
 class NotBuilt(YardError):

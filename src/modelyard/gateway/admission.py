@@ -10,6 +10,7 @@ from modelyard.errors import (
     ModelFileError,
     ModelNotAllowed,
     ModelNotFound,
+    NoNodeAvailable,
     YardError,
 )
 from modelyard.types.chat import ImagePart, InferenceRequest
@@ -25,7 +26,8 @@ _NOTHING: dict[str, object] = {
 }  # fmt: skip
 
 
-Missed = ModelNotFound | ModelFileError  # nobody has the model, or nobody a sound copy of it
+# Nobody has the model, or nobody a sound copy of it, or the node it is asked of was never seen.
+Missed = ModelNotFound | ModelFileError | NoNodeAvailable
 
 
 def name_of(missed: Missed) -> str:

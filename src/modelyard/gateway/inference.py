@@ -168,7 +168,7 @@ class Inference:
         """The same, or why there is none of a model that others stand in for."""
         try:
             return self._admitted(caller, request.model, request, ticket)
-        except (ModelNotFound, ModelFileError) as missed:
+        except (ModelNotFound, ModelFileError, NoNodeAvailable) as missed:
             name = name_of(missed)
             if not self._fallbacks(name) or not caller.may_use(name):
                 raise

@@ -11,9 +11,9 @@ An exact name wins over reading a prefix.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from modelyard.errors import ModelFileError, ModelNotFound
+from modelyard.errors import ModelFileError, ModelNotFound, YardError
 from modelyard.types.model import NAME_CHARS_MAX, Candidates, Kind, Model, Pick
 
 NEAR_COUNT_MAX = 3
@@ -36,6 +36,8 @@ class Catalog:
         order: Sequence[Kind] = KINDS,
     ) -> None:
         """Roles are aliases that also keep account of for whom a model is in memory. `order` is that of copies."""
+        # Why there is nothing of a name at a node, if that is about the node.
+        self.why_nothing_at: Callable[[str, str], YardError | None] = lambda _name, _node: None
         self._here: tuple[Model, ...] = tuple(models)
         self._there: dict[str, tuple[Model, ...]] = {}
         self._models: tuple[Model, ...] = ()
@@ -98,6 +100,9 @@ class Catalog:
         if found is None:
             near = self._near(_folded(text[:NAME_CHARS_MAX]))
             shown = text if len(text) <= NAME_CHARS_MAX else text[:NAME_CHARS_MAX] + "..."
+            _name, at, node = _folded(shown).rpartition("@")
+            if at and (error := self.why_nothing_at(shown, node)) is not None:
+                raise error
             if near:
                 raise ModelNotFound(model=shown, near=", ".join(near), param="model")
             raise ModelNotFound(model=shown, param="model")

@@ -202,7 +202,8 @@ class NodeConnections:
                     server_hostname=address.host if self._tls is not None else None,
                 )  # fmt: skip
         except TimeoutError as exc:
-            raise NoConnection(f"no connection within {connect_s:g} s") from exc
+            what = "connection" if self._tls is None else "TLS connection"
+            raise NoConnection(f"no {what} within {connect_s:g} s") from exc
         except socket.gaierror as exc:
             raise NoConnection("its name is not known") from exc
         except ssl.SSLError as exc:

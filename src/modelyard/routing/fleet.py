@@ -6,6 +6,7 @@ waits for a node. Decides nothing: health.py, cooldown.py and ranking.py do, fro
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import NodeNotFound, UpstreamUnreachable, YardError
+from modelyard.errors import NodeNotFound, NoNodeAvailable, UpstreamUnreachable, YardError
 from modelyard.events import EventBus
 from modelyard.providers.ticket import Ticket
 from modelyard.types.fleet import FleetNodeStatus, Health, NodeLook
@@ -29,6 +30,9 @@ from .wanted import Wanted
 
 RETRY_AFTER_S = 5.0  # told where nobody knows when a node comes back
 RETRY_AFTER_S_MIN = 1.0
+NEAR_COUNT_MAX = 3
+NEAR_RATIO_MIN = 0.5
+PROBLEM_CHARS_MAX = 100
 
 _log = structlog.get_logger()
 
@@ -132,8 +136,25 @@ class Fleet:
         """The node of that name, or `NodeNotFound`."""
         found = self.nodes.get(name)
         if found is None:
-            raise NodeNotFound(node=name[:100])
+            raise self._unknown(name)
         return found
+
+    def why_nothing_at(self, model: str, name: str) -> YardError | None:
+        """Why nothing is known of a node: it was never seen, or nobody configured it. None: it has no such model."""
+        node = self.nodes.get(name)
+        if node is None:
+            return self._unknown(name, param="model")
+        if node.look is not None:
+            return None
+        wait_s = max(node.health.next_look_at(now := self._now()) - now, RETRY_AFTER_S_MIN)
+        reasons = f"{name}: {node.health.reason or 'it was not seen yet'}"
+        return NoNodeAvailable(model=model, reasons=reasons, retry_after_s=wait_s, param="model")
+
+    def _unknown(self, name: str, param: str | None = None) -> NodeNotFound:
+        near = ", ".join(difflib.get_close_matches(name[:100], list(self.nodes), NEAR_COUNT_MAX, NEAR_RATIO_MIN))
+        if not near:
+            return NodeNotFound(node=name[:100], param=param)
+        return NodeNotFound(node=name[:100], near=near, param=param)
 
     # ---- what is found ----
 
@@ -158,7 +179,8 @@ class Fleet:
         """
         before = node.health.state
         failure = failure_of(error) or Failure.INVALID
-        node.health.look_failed(failure, self._clock.monotonic(), error.retry_after_s)
+        problem = str(error.fields.get("problem", ""))[:PROBLEM_CHARS_MAX]
+        node.health.look_failed(failure, self._clock.monotonic(), error.retry_after_s, problem)
         self.tell_health(node, before, problem=str(error))
         if is_silent and failure in (Failure.CONNECT, Failure.TIMEOUT):
             node.parts.drop_idle()  # they may lead nowhere; a new one says so within seconds

@@ -86,22 +86,23 @@ class NodeHealth:
             self._good_since = now
         self._see_whether_well(now)
 
-    def look_failed(self, failure: Failure, now: float, retry_after_s: float | None = None) -> None:
-        """It did not answer control calls, or with an error."""
+    def look_failed(self, failure: Failure, now: float, retry_after_s: float | None = None, problem: str = "") -> None:
+        """It did not answer control calls, or with an error; `problem` says more, for people."""
         self._looked_at = now
         if failure is Failure.LIMITED:  # that is an answer
             self._limit(now, retry_after_s)
             return
         self._good_since, self._bad_at = None, now
         self._misses += 1
+        more = f" ({problem})" if problem else ""
         if failure is Failure.CONNECT:
             self._needs_tokens = False  # nobody listens there: what comes back is another process, without that history
         if failure is Failure.AUTH:
             self._leave(Health.MISCONFIGURED, now, "it does not accept the key")
         elif self.state is Health.UNKNOWN or self._misses >= self.rules.misses:
-            self._leave(Health.OUT, now, f"looks fail: {failure.value}")
+            self._leave(Health.OUT, now, f"looks fail: {failure.value}{more}")
         elif self.state in (Health.HEALTHY, Health.RECOVERING):
-            self._leave(Health.DOUBTFUL, now, f"a look failed: {failure.value}")
+            self._leave(Health.DOUBTFUL, now, f"a look failed: {failure.value}{more}")
 
     def answered(self, now: float, model: str = "") -> None:
         """A token came: the strongest sign there is."""
