@@ -10,8 +10,8 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import is_dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -217,18 +217,26 @@ def differing(one: Kept, other: Kept) -> set[str]:
 def values(node: WholeNode) -> Kept:
     """Every plain value that a part keeps: by the kind of part and its attribute, how often which value is there."""
     found: Kept = {}
-    seen: set[int] = set()
+    seen: set[object] = set()
     kept_alive: list[object] = []  # else an id may come again
     waiting: list[tuple[str, object]] = [("node", node), ("applying", node.config._apply)]
     while waiting:
         where, value = waiting.pop()
         if value is None or isinstance(value, bool | int | float | str | bytes | Path | Enum):
             found.setdefault(where, Counter())[repr(value)] += 1
-        elif id(value) not in seen:
-            seen.add(id(value))
+        elif (one := identity(value)) not in seen:
+            seen.add(one)
             kept_alive.append(value)
             waiting += inside(where, value)
     return found
+
+
+def identity(value: object) -> object:
+    """What is seen once: a frozen value that equals another one is the same."""
+    if is_dataclass(value) and getattr(value, "__dataclass_params__").frozen:  # noqa: B009 - the attribute has no type
+        with suppress(TypeError):  # it holds what cannot be hashed
+            return type(value), hash(value), value
+    return id(value)
 
 
 def inside(where: str, value: object) -> list[tuple[str, object]]:
