@@ -48,6 +48,7 @@ class FakeHub(FakeServer):
         self.listing_status, self.listing_headers = 200, dict[str, str]()
         self.sent_bytes = 0  # of files
         self.hold: asyncio.Event | None = None
+        self.stalled = asyncio.Event()
 
     def is_question(self, one: Recorded) -> bool:
         return False
@@ -127,6 +128,7 @@ class FakeHub(FakeServer):
                 self.sent_bytes += len(piece)
             if stops and at + PIECE_BYTES >= min(stops):
                 if fault.stall_at is not None:
+                    self.stalled.set()
                     await reply.stall()
                 else:
                     await asyncio.sleep(0.05)  # what was sent is read before the connection breaks

@@ -168,11 +168,15 @@ def _registered(model: str) -> Reference | None:
 def _own_steps(session: Session, reference: Reference) -> Iterator[Mapping[str, Any]]:
     """Pull in this process. The store's locks keep other processes off the same files."""
     import asyncio
+    import logging
+
+    import structlog
 
     from modelyard.clock import SystemClock
     from modelyard.pull_wiring import Servers, pulls
 
     loaded, store = _store(session)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # we say it ourselves
 
     async def published() -> None:
         pass  # no server has to be told

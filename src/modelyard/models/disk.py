@@ -10,16 +10,24 @@ import fcntl
 import os
 from pathlib import Path
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FILE_MODE, SEALED_MODE, FOLDER_MODE = 0o644, 0o444, 0o755
 
 
 class Disk:
     """The file system, as far as the store changes it. Raises `OSError`."""
 
-    def open(self, path: Path, *, new: bool = False) -> int:
-        """A file descriptor to read and write with. `new`: it must not exist yet."""
-        exclusive = os.O_EXCL if new else 0
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | exclusive, FILE_MODE)
+    @property
+    def boot(self) -> str:
+        """Which boot of this machine it is; empty where nobody can say. What was written in this one is still there."""
+        try:
+            return _BOOT_ID.read_text().strip()
+        except OSError:
+            return ""
+
+    def open(self, path: Path) -> int:
+        """A file descriptor to read and write with; the file is made if there is none."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
 
     def write(self, descriptor: int, data: bytes, at: int) -> None:
         """All of it, at that place."""
@@ -50,11 +58,12 @@ class Disk:
         os.replace(old, new)
 
     def link(self, old: Path, new: Path) -> None:
-        """A second name for a file; where the file system has none, a relative symbolic link."""
-        try:
-            os.link(old, new, follow_symlinks=False)
-        except (PermissionError, NotImplementedError):
-            os.symlink(os.path.relpath(old, new.parent), new)
+        """A second name for a file. Not every file system has such."""
+        os.link(old, new, follow_symlinks=False)
+
+    def symlink(self, old: Path, new: Path) -> None:
+        """A relative link to a file."""
+        os.symlink(os.path.relpath(old, new.parent), new)
 
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)

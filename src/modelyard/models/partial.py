@@ -1,7 +1,7 @@
 """A file on its way into the store: what has come so far, what is known to be good of it, and whether it is the one.
 
     KEY.part      the bytes so far; whoever writes them holds its lock
-    KEY.journal   one line that says what it is, then a digest for each whole chunk that is safe on disk
+    KEY.journal   a line that says what it is and when it began, then a digest of each whole chunk that is safe on disk
     KEY.done      complete and verified; it waits to be given its place
 
 KEY is the digest the file must have, so two pulls of one file are one. Bytes that were safe are not fetched again:
@@ -83,7 +83,8 @@ class Partial:
             self._disk.unlink(self.journal)
             return
         self._journal = self._disk.open(self.journal)
-        self._resume(self._read_journal())
+        chunks, is_same_boot = self._read_journal()
+        self._resume(chunks, is_same_boot=is_same_boot)
 
     def append(self, data: bytes) -> None:
         """More of the file, in order. Each whole chunk is safe before the next begins."""
@@ -129,10 +130,10 @@ class Partial:
 
     # ---- opening ----
 
-    def _resume(self, chunks: list[bytes]) -> None:
-        """Keep what is as it was when it was made safe, and what a process that ended had written after that.
+    def _resume(self, chunks: list[bytes], *, is_same_boot: bool) -> None:
+        """Keep what is as it was when it was made safe; in the same boot also what came after that.
 
-        After a lost power the latter may be wrong; then the digest of the whole says so, and it is fetched again.
+        A process that was killed has lost nothing it had written; a machine may have, and then nobody could tell.
         """
         self._begin_hash()
         size_bytes = min(os.fstat(self._descriptor).st_size, self.wanted.size_bytes)
@@ -141,10 +142,10 @@ class Partial:
                 if hashlib.sha256(piece).hexdigest().encode() != chunks[number]:
                     break
                 self._safe_bytes += len(piece)
+            elif not is_same_boot or number > len(chunks):
+                break
             self._hash(piece)
             self.position += len(piece)
-            if number == len(chunks):
-                break
         self._cut(self._safe_bytes // self._chunk_bytes)
         if self.position - self._safe_bytes == self._chunk_bytes:
             self._end_chunk()
@@ -170,11 +171,15 @@ class Partial:
         self.position, self.digest = self.wanted.size_bytes, f"sha256:{self._sha256.hexdigest()}"
         return True
 
-    def _read_journal(self) -> list[bytes]:
-        """Digests of chunks, as far as they can be read. Another file's journal, or a torn one, begins anew."""
+    def _read_journal(self) -> tuple[list[bytes], bool]:
+        """Digests of chunks, and whether it began in this boot. Another file's journal, or a torn one, begins anew."""
+        boot = self._disk.boot
         header = msgspec.json.encode(
-            {"size_bytes": self.wanted.size_bytes, "chunk_bytes": self._chunk_bytes, "label": self.wanted.label[:300]}
-        )
+            {
+                "size_bytes": self.wanted.size_bytes, "chunk_bytes": self._chunk_bytes, "boot": boot,
+                "label": self.wanted.label[:300],
+            }
+        )  # fmt: skip
         raw = os.pread(self._journal, JOURNAL_BYTES_MAX, 0)
         first, newline, rest = raw.partition(b"\n")
         known = decoded(first) if newline else {}
@@ -183,9 +188,10 @@ class Partial:
             self._disk.write(self._journal, header + b"\n", 0)
             self._disk.sync(self._journal)
             self._disk.sync_folder(self._folder)
-            first, rest = header, b""
+            first, rest, known = header, b"", {}
         self._header_bytes = len(first) + 1
-        return [rest[at : at + 64] for at in range(0, len(rest) - _LINE_BYTES + 1, _LINE_BYTES)]
+        chunks = [rest[at : at + 64] for at in range(0, len(rest) - _LINE_BYTES + 1, _LINE_BYTES)]
+        return chunks, bool(boot) and known.get("boot") == boot
 
     def _pieces(self, size_bytes: int) -> Iterator[bytes]:
         at = 0

@@ -29,6 +29,10 @@ READ_BYTES = 1024**2
 _ENDING = ".json"
 
 
+class NotHere(Exception):
+    """A file that should have been here is not: it must come again."""
+
+
 class Store:
     """One folder. Every method may be called from any thread; those that change something wait for each other."""
 
@@ -102,6 +106,7 @@ class Store:
         for folder in (*reversed(self.root.parents), self.root):
             if not folder.exists():
                 self.disk.make_folder(folder)
+                self.disk.sync_folder(folder.parent)
         for folder in (self.blobs, self.partials, self._manifests, self._models):
             if not folder.is_dir():
                 self.disk.make_folder(folder)
@@ -110,7 +115,7 @@ class Store:
     def publish(self, manifest: Manifest, arrived: Mapping[str, Path]) -> None:
         """Put a model into the store, in place of one of that name. `arrived` has verified files, by digest.
 
-        Raises `FileNotFoundError` if a file is neither among them nor here already.
+        Raises `NotHere` if a file is neither among them nor here already, `OSError`.
         """
         with self._changing():
             for one in manifest.files:
@@ -153,12 +158,16 @@ class Store:
             self._tidy()
 
     def _take_in(self, file: StoredFile, arrived: Path | None) -> None:
-        target = self._blob_path(file.digest)
         if self.blob(file) is not None:
             return
         if arrived is None:
-            raise FileNotFoundError(f"{file.path} is not here")
-        self.disk.rename(arrived, target)
+            raise NotHere(file.path)
+        target = self._blob_path(file.digest)
+        self.disk.unlink(target)
+        try:  # it keeps the other name until the manifest is written: whatever fails, it need not be fetched again
+            self.disk.link(arrived, target)
+        except (PermissionError, NotImplementedError):
+            self.disk.rename(arrived, target)
 
     def _lay_out(self, manifest: Manifest) -> None:
         """The model's own folder, complete and lasting before its manifest is."""
@@ -174,7 +183,10 @@ class Store:
                     made.append(folder / between)
             if not target.exists() or target.stat().st_size != one.size_bytes:
                 self.disk.unlink(target)
-                self.disk.link(source, target)
+                try:
+                    self.disk.link(source, target)
+                except (PermissionError, NotImplementedError):
+                    self.disk.symlink(source, target)
         for each in reversed(made):
             self.disk.sync_folder(each)
 
@@ -195,6 +207,9 @@ class Store:
             needed = {self._blob_path(one.digest) for manifest in sound.values() for one in manifest.files}
             for blob in [path for path in self.blobs.iterdir() if path not in needed]:
                 self.disk.unlink(blob)
+            kept = {path.stat().st_ino for path in self.blobs.iterdir()}
+            for done in [path for path in self.partials.glob("*.done") if path.stat().st_ino in kept]:
+                self.disk.unlink(done)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

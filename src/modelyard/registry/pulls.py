@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,10 @@ import msgspec
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import DigestMismatch, DiskFull, ModelFileError, ShuttingDown, YardError
+from modelyard.errors import DigestMismatch, DiskFull, ModelFileError, ShuttingDown, StoreFailed, YardError
 from modelyard.models.manifest import Manifest, StoredFile, check_files
 from modelyard.models.partials import forget, partial_files
-from modelyard.models.store import Store
+from modelyard.models.store import NotHere, Store
 from modelyard.units import format_bytes
 
 from .plan import PlannedFile, PullPlan
@@ -160,6 +160,7 @@ class Pulls:
         with disk_errors(reference.source):
             await asyncio.to_thread(self.store.prepare)
         plan = await self._planner.plan(reference)
+        _check_files(plan.source, [_stored(one) for one in plan.files])
         began_at = self._clock.monotonic()
         for last in range(PUBLISH_TRIES_MAX - 1, -1, -1):
             await asyncio.to_thread(self._check_room, plan)
@@ -171,16 +172,13 @@ class Pulls:
                 self._clock.wall(),
             )  # fmt: skip
             try:
-                check_files(manifest.files)
                 with disk_errors(plan.name):
                     waiting = {file.digest: path for file, path in arrived if path is not None}
                     await asyncio.to_thread(self.store.publish, manifest, waiting)
                 break
-            except ValueError as problem:
-                raise ModelFileError(path=plan.source, problem=str(problem), hints=()) from problem
-            except FileNotFoundError:  # another pull, or an operator, was in between
+            except NotHere:  # another pull, or an operator, was in between
                 if not last:
-                    raise
+                    raise StoreFailed(label=plan.name, problem="its files are removed as they come") from None
         await self._published()
         took_s = self._clock.monotonic() - began_at
         log.info("pull.done", source=plan.source, model=plan.name, size_bytes=manifest.size_bytes, took_s=took_s)
@@ -189,13 +187,16 @@ class Pulls:
     async def _bring(self, file: PlannedFile, shared: _Shared) -> tuple[StoredFile, Path | None]:
         """One file, and where it waits; None for one that is in the store already."""
         wanted, digest = file.wanted, f"sha256:{file.wanted.sha256}"
-        stored = StoredFile(file.path, digest, wanted.size_bytes)
+        stored = _stored(file)
         told = _telling(shared, digest if wanted.sha256 else f"sha1:{wanted.git_sha1}", wanted.size_bytes, self._clock)
-        if wanted.sha256 and self.store.blob(stored) is not None:
+        if self._is_here(file):
             told.progress(wanted.size_bytes)
             return stored, None
         try:
-            partial = await self._transfers.bring(wanted, file.source, told)
+            partial = await self._transfers.bring(wanted, file.source, told, lambda: self._is_here(file))
+            if partial is None:
+                told.progress(wanted.size_bytes)
+                return stored, None
             stored = replace(stored, digest=partial.digest)
             if file.path == "config.json":
                 await asyncio.to_thread(_check_config, partial.done, file.wanted.label)
@@ -204,13 +205,14 @@ class Pulls:
             raise
         return stored, partial.done
 
+    def _is_here(self, file: PlannedFile) -> bool:
+        return bool(file.wanted.sha256) and self.store.blob(_stored(file)) is not None
+
     def _check_room(self, plan: PullPlan) -> None:
         """Whether the disk can take it, before anything is fetched."""
         here = {one.key: one.completed_bytes for one in partial_files(self.store.partials)}
         wanted = {
-            file.wanted.key: file.wanted.size_bytes
-            for file in plan.files
-            if self.store.blob(StoredFile(file.path, f"sha256:{file.wanted.sha256}", file.wanted.size_bytes)) is None
+            file.wanted.key: file.wanted.size_bytes for file in plan.files if self.store.blob(_stored(file)) is None
         }
         missing_bytes = sum(max(0, size_bytes - here.get(key, 0)) for key, size_bytes in wanted.items())
         free_bytes = shutil.disk_usage(self.store.root).free
@@ -220,6 +222,18 @@ class Pulls:
                 label=plan.source, needed=format_bytes(needed_bytes), free=format_bytes(free_bytes),
                 folder=self.store.root,
             )  # fmt: skip
+
+
+def _stored(file: PlannedFile) -> StoredFile:
+    """As it will stand in the manifest; where only git's digest is known, with zeros until it has come."""
+    return StoredFile(file.path, f"sha256:{file.wanted.sha256 or '0' * 64}", file.wanted.size_bytes)
+
+
+def _check_files(source: str, files: Sequence[StoredFile]) -> None:
+    try:
+        check_files(files)
+    except ValueError as problem:
+        raise ModelFileError(path=source, problem=str(problem), hints=()) from problem
 
 
 def _telling(shared: _Shared, digest: str, size_bytes: int, clock: Clock) -> Told:

@@ -31,7 +31,7 @@ from modelyard.models.partial import CHUNK_BYTES, InUse, Partial, Wanted
 from .fetch import Fetcher, FileRequest
 
 WRITE_BYTES = 1024**2
-IN_USE_S = 0.5  # between two looks whether another process is done with the file
+IN_USE_S = 0.5  # between two looks whether whoever has the file is done with it
 PAUSE_S_MAX = 30.0
 DIGEST_FAILURES_MAX = 2
 Result = TypeVar("Result")
@@ -79,9 +79,15 @@ class Transfers:
         self._folder, self._disk, self._fetcher = folder, disk, fetcher
         self._retries, self._chunk_bytes = retries, chunk_bytes
 
-    async def bring(self, wanted: Wanted, source: Source, told: Told) -> Partial:
-        """The file, complete and verified; it waits in the partials. Raises an `UpstreamError`, or `DiskFull`."""
+    async def bring(self, wanted: Wanted, source: Source, told: Told, is_here: Callable[[], bool]) -> Partial | None:
+        """The file, complete and verified; it waits in the partials. None: others have brought it into the store.
+
+        Raises an `UpstreamError`, or `DiskFull`.
+        """
         async with self._opened(wanted, told) as partial:
+            if not partial.position and is_here():
+                _forget_empty(partial, self._disk)
+                return None
             with_local = source.local is not None
             failures = digest_failures = 0
             while not partial.is_done:
@@ -170,11 +176,17 @@ class Transfers:
                 return
             except InUse:
                 if not is_told:
-                    told.notice("another process is fetching this file")
+                    told.notice("somebody else is fetching this file")
                     is_told = True
             finally:
                 partial.close()
             await asyncio.sleep(IN_USE_S)
+
+
+def _forget_empty(partial: Partial, disk: Disk) -> None:
+    """Take away what opening it has made."""
+    disk.unlink(partial.journal)
+    disk.unlink(partial.path)
 
 
 async def _in_thread(partial: Partial, work: Callable[..., Result], *given: object) -> Result:
