@@ -67,7 +67,8 @@ class Hub:
     """One hub: the one that HF_ENDPOINT names, else huggingface.co."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = {name: value for name, value in environment.items() if _HANDED_ON.fullmatch(name)}
+        handed_on = {name: value for name, value in environment.items() if _HANDED_ON.fullmatch(name)}
+        self._environment = {**handed_on, "HF_HUB_DISABLE_TELEMETRY": "1"}  # it asks for nothing but the list
 
     async def plan(self, reference: HubReference) -> PullPlan:
         """What to fetch for this. Raises what is wrong with the reference, the repository or the hub."""

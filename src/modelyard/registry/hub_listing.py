@@ -70,6 +70,8 @@ def listed(repository: str, revision: str) -> dict[str, Any]:
         raise Refused("no_revision" if has_revision else "not_found") from problem
     except errors.HfHubHTTPError as problem:
         raise Refused("failed", f"it answered with status {problem.response.status_code}") from problem
+    except (httpx2.RemoteProtocolError, httpx2.TooManyRedirects) as problem:
+        raise Refused("invalid", str(problem)) from problem
     except httpx2.TransportError as problem:
         raise Refused("unreachable", str(problem) or type(problem).__name__) from problem
     except Exception as problem:

@@ -88,8 +88,10 @@ class OllamaFolder:
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 os.listdir(folder / "manifests")
                 readable = True
-                descriptor = os.open(folder / "manifests" / below, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                with os.fdopen(descriptor, "rb") as file:
+                path = folder / "manifests" / below
+                if path.is_symlink():
+                    continue
+                with path.open("rb") as file:
                     raw = file.read(MANIFEST_BYTES_MAX + 1)
                 try:
                     return folder, msgspec.json.decode(raw, type=_Image)

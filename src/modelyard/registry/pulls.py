@@ -101,7 +101,7 @@ class Pulls:
             shared.end(ShuttingDown())
             if shared.task is not None:
                 shared.task.cancel()
-        await self._tasks.__aexit__(kind, problem, trace)
+        await self._tasks.__aexit__(None, None, None)  # what ended the block goes on as it is, and in no group
 
     async def pull(self, reference: Reference) -> AsyncIterator[Step]:
         """Its steps from the beginning, also of a pull that others began. The last has the status `success`."""
