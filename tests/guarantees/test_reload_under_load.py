@@ -13,7 +13,8 @@ from tests.support.counts import count
 from tests.support.fleet import Fleet, fleet
 
 ECHO: dict[str, Any] = {"builtin": False, "echo": {"steady": {"slots": 16}, "other": {}}}
-REQUESTS_AT_ONCE = 8
+REQUESTS_AT_ONCE = 9
+MODELS = ("steady", "far", "alone")  # here, at two nodes, and at one: nobody can step in for that
 
 
 def variants(number: int, nodes: list[dict[str, Any]], spare_url: str) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def variants(number: int, nodes: list[dict[str, Any]], spare_url: str) -> dict[s
 
 
 async def test_requests_run_through_any_number_of_reloads() -> None:
-    nodes = {"one": FakeOllama(["far"]), "two": FakeOpenAI(["far"])}
-    async with FakeOpenAI(["far"]) as spare, fleet(nodes, {"models": ECHO}) as yard:
+    nodes = {"one": FakeOllama(["far"]), "two": FakeOpenAI(["far", "alone"])}
+    async with FakeOpenAI(["far", "alone"]) as spare, fleet(nodes, {"models": ECHO}) as yard:
         for node in (*nodes.values(), spare):
             node.play(Script(tagged=True, tag_count=6))
         path = next(yard.server.folder.glob("modelyard.json"))
@@ -50,7 +51,7 @@ async def test_requests_run_through_any_number_of_reloads() -> None:
                 assert answer.is_whole, (model, answer)
                 seen[model] += 1
 
-        asking = [asyncio.create_task(ask(("steady", "far")[at % 2])) for at in range(REQUESTS_AT_ONCE)]
+        asking = [asyncio.create_task(ask(MODELS[at % len(MODELS)])) for at in range(REQUESTS_AT_ONCE)]
         total = count(24, 1000)
         for number in range(total):
             if number % 6 == 5:
@@ -64,7 +65,7 @@ async def test_requests_run_through_any_number_of_reloads() -> None:
         status = await yard.get("/admin/nodes")
 
     assert spare.questions
-    assert min(seen["steady"], seen["far"]) > total
+    assert min(seen[model] for model in MODELS) > total
     assert loads == {"steady": 1}
     assert {one["name"] for one in status["nodes"]} <= {"one", "two", "extra"}
 
