@@ -266,7 +266,8 @@ def app_of(engine: Engine) -> Starlette:
         asked = orjson.loads(await request.body())
         content = asked["content"]
         if isinstance(content, str):
-            content = await asker.tokens(content, adds_special=bool(asked.get("add_special")))
+            adds_special = bool(asked.get("add_special")) and not asked.get("is_templated")
+            content = await asker.tokens(content, adds_special=adds_special)
         return JSONResponse({"tokens": content})
 
     async def counters(_request: Request) -> JSONResponse:

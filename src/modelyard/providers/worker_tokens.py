@@ -20,7 +20,9 @@ from .worker_http import BrokenConnection, NoConnection, RunningWorker, post
 
 ANSWER_S = 20.0  # a megabyte takes half a second
 COUNTED_BYTES_MAX = 4 * 1024**2  # more than any context holds: an estimate is told
-_ASKED = b'{"add_special":%s,"parse_special":%s,"content":%s}'
+_PROMPT = b'{"add_special":true,"parse_special":true,"content":%s}'
+_TEMPLATED = b'{"add_special":true,"parse_special":true,"is_templated":true,"content":%s}'  # by what a template made
+_TEXT = b'{"add_special":false,"parse_special":false,"content":%s}'  # marks of templates are plain text in it
 
 
 class _Prompt(msgspec.Struct):
@@ -43,7 +45,7 @@ class WorkerCounter:
         if has_images(request) or request.suffix:
             return None
         if not request.is_chat:
-            return await self._count(orjson.dumps(request.prompt), is_prompt=True)
+            return await self._count(_PROMPT % orjson.dumps(request.prompt))
         answer = await self._asked("/apply-template", encode_request(request, progress=True))
         if answer is None:
             return None
@@ -51,16 +53,14 @@ class WorkerCounter:
             prompt = bytes(msgspec.json.decode(answer, type=_Prompt).prompt)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return await self._count(prompt, is_prompt=True)
+        return await self._count(_TEMPLATED % prompt)
 
     async def text(self, text: str) -> int | None:
         """Of a text by itself. None: it cannot tell."""
-        return await self._count(orjson.dumps(text), is_prompt=False)
+        return await self._count(_TEXT % orjson.dumps(text))
 
-    async def _count(self, text: bytes, *, is_prompt: bool) -> int | None:
-        """`text` is a JSON string. Marks that a template writes are tokens of their own; in a message they are text."""
-        flag = b"true" if is_prompt else b"false"
-        answer = await self._asked("/tokenize", _ASKED % (flag, flag, text))
+    async def _count(self, body: bytes) -> int | None:
+        answer = await self._asked("/tokenize", body)
         if answer is None:
             return None
         try:

@@ -6,12 +6,17 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import psutil
 import pytest
 
+from modelyard.providers.worker_http import RunningWorker
+from modelyard.providers.worker_tokens import WorkerCounter
+from modelyard.types.chat import InferenceRequest, Message
 from tests.support.node import Answer, Server, ask, client, fetch, resident, until
 
 from .cases import CASES, CONTEXT_TOKENS, Case, cpu_s
@@ -104,6 +109,27 @@ async def test_usage_adds_up(yard: Server, session: aiohttp.ClientSession, case:
     assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
     assert (usage["completion_tokens"], plain["choices"][0]["finish_reason"]) == (7, "length")
     assert (told["prompt_tokens"], told["completion_tokens"]) == (usage["prompt_tokens"], 7)
+
+
+async def test_its_tokenizer_counts_what_its_usage_tells(
+    yard: Server, session: aiohttp.ClientSession, case: Case
+) -> None:
+    chat = InferenceRequest("m", (Message("system", "Be brief."), Message("user", QUESTION)))
+    text = InferenceRequest("m", prompt=QUESTION)
+
+    messages = [{"role": one.role, "content": one.content} for one in chat.messages]
+    told = await whole(session, yard, case.model, messages=messages, max_tokens=1)
+    continued = await fetch(
+        session, yard, "/v1/completions", "POST", json={"model": case.model, "prompt": QUESTION, "max_tokens": 1}
+    )
+    line = psutil.Process(await worker_pid(session, yard, case.model)).cmdline()
+    worker = SimpleNamespace(socket=Path(line[line.index("--socket") + 1]))
+    counter = WorkerCounter(cast(RunningWorker, worker), "count", 2.0)
+
+    assert await counter.prompt(chat) == told["usage"]["prompt_tokens"]
+    assert await counter.prompt(text) == continued["usage"]["prompt_tokens"]
+    assert (await counter.text("")) == 0
+    assert (await counter.text(QUESTION) or 0) > 1
 
 
 async def test_a_plain_completion_goes_on_with_its_prompt(
