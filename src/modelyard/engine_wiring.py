@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.engines import hardware
-from modelyard.engines.base import Engine
+from modelyard.engines.base import Choice, Engine
 from modelyard.engines.echo import Echo
 from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.installed import torch_uses_gpus, visible
-from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides
+from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides, automatic
 from modelyard.engines.transformers import TorchOverrides, Transformers
 from modelyard.memory.machine import MachineDevices
 
@@ -60,14 +60,26 @@ async def recipes(
 async def _llamacpp(settings: Settings, devices: MachineDevices, environment: Mapping[str, str]) -> LlamaCpp:
     """The engine for GGUF files, on this machine's hardware."""
     fixed, per_model = _all_llama(settings)
-    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
-    gpus = await hardware.usable_gpus(environment) if has_gpu else ()
     return LlamaCpp(
-        hardware.read_hardware(gpus),
+        await _hardware(devices, environment),
         environment,
         overrides=fixed,
         per_model=per_model,
     )
+
+
+async def _hardware(devices: MachineDevices, environment: Mapping[str, str]) -> hardware.Hardware:
+    """What llama.cpp can use here."""
+    has_gpu = any(reading.kind == "gpu" for reading in await asyncio.to_thread(devices.read))
+    return hardware.read_hardware(await hardware.usable_gpus(environment) if has_gpu else ())
+
+
+async def automatic_launch(
+    settings: Settings, devices: MachineDevices, environment: Mapping[str, str]
+) -> dict[str, Choice]:
+    """Launch values of this machine where the settings fix none, by their names, for who only wants to know them."""
+    found = automatic(await _hardware(devices, environment))
+    return {name: choice for name, choice in found.items() if getattr(settings.models.launch, name) is None}
 
 
 async def _torch_hardware(devices: MachineDevices, environment: Mapping[str, str]) -> hardware.Hardware:

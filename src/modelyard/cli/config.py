@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,10 @@ from modelyard.cli.output import FORMATS, format_option, write_listing, write_ob
 from modelyard.cli.session import session_of
 from modelyard.errors import N_
 
+if TYPE_CHECKING:
+    from modelyard.config.settings import LoadedSettings
+    from modelyard.engines.base import Choice
+
 _config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help=N_("Configuration file to read.")
 )
@@ -20,7 +26,10 @@ _config_option = click.option(
 
 @click.group(
     invoke_without_command=True,
-    help=N_("Show every setting, its value, and where it came from. Secrets are masked."),
+    help=N_(
+        "Show every setting, its value, and where it came from; of launch values that are not set, what this machine "
+        "chooses and why. Secrets are masked."
+    ),
     short_help=N_("Show every setting and where it came from."),
 )
 @_config_option
@@ -37,10 +46,32 @@ def config(context: click.Context, config_file: Path | None, changed: bool, form
     session = session_of(context)
     loaded = load_settings(config_file=config_file, environment=session.environment)
     found = [row for row in setting_rows(loaded) if not changed or row.origin.source != "default"]
-    rows = [(row.name, written(row.name, row.value), str(row.origin)) for row in found]
-    objects = [{"name": row.name, "value": row.value, **dataclasses.asdict(row.origin)} for row in found]
+    chosen = {} if changed else _automatic(loaded, session.environment)
+    rows = [
+        (row.name, written(row.name, chosen[row.name].value), f"automatic: {chosen[row.name].reason}")
+        if row.name in chosen
+        else (row.name, written(row.name, row.value), str(row.origin))
+        for row in found
+    ]
+    objects = [
+        {"name": row.name, "value": row.value, **dataclasses.asdict(row.origin)}
+        | ({"automatic": dataclasses.asdict(chosen[row.name])} if row.name in chosen else {})
+        for row in found
+    ]
     extra = {"file": str(loaded.file) if loaded.file else None}
     write_listing(session.terminal, form, "settings", ("NAME", "VALUE", "ORIGIN"), rows, objects, extra)
+
+
+def _automatic(loaded: LoadedSettings, environment: Mapping[str, str]) -> dict[str, Choice]:
+    """What this machine chooses for launch values that are not set, by the names of the settings."""
+    import asyncio
+
+    from modelyard.engine_wiring import automatic_launch
+    from modelyard.memory.devices import SystemDevices
+
+    devices = SystemDevices(gpus=loaded.settings.memory.gpus)
+    found = asyncio.run(automatic_launch(loaded.settings, devices, environment))
+    return {f"models.launch.{name}": choice for name, choice in found.items()}
 
 
 @config.command(

@@ -20,6 +20,11 @@ from modelyard.units import GIB, format_bytes, format_duration, parse_bytes, par
 MASK = "********"
 COMMIT_BYTES_MIN = 16 * GIB
 DISK_FREE_BYTES_MIN = 5 * GIB
+UNLOAD_DISABLED = Finding(
+    "unload_disabled",
+    N_("Idle models stay in memory until another needs their room: unloading is switched off."),
+    N_("Set MODEL_UNLOAD_ENABLED=1 (residency.unload_enabled) to have them unloaded."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
                 {"limit": format_bytes(facts.commit_limit_bytes), "wanted": format_bytes(COMMIT_BYTES_MIN)},
             )
         )
+    if not settings.residency.unload_enabled:
+        found.append(UNLOAD_DISABLED)
     ram_limit = settings.memory.ram_limit_bytes
     if ram_limit is not None and ram_limit > facts.ram_total_bytes:
         found.append(

@@ -29,7 +29,8 @@ A setting may be given in five places; the first one that has it wins:
    folder, else in the user's configuration folder (`modelyard paths`);
 5. the default below.
 
-`modelyard config` prints every value and where it came from; `modelyard config check` only says what is wrong.
+`modelyard config` prints every value and where it came from, and of launch values that are not set what this machine
+chooses and why; `modelyard show MODEL` does so for one model. `modelyard config check` only says what is wrong.
 An unknown name is an error. Sizes are bytes or texts such as `512MiB` and `8GB`; durations are seconds or texts such as
 `90s` and `1h30m`; `none` takes a value back. In a file `${NAME}` and `${NAME:-otherwise}` stand for environment
 variables. Folders in a file are relative to that file.

@@ -29,6 +29,7 @@ from modelyard.units import MIB
 NAME = "llamacpp"
 PROMPT_CACHE_BYTES = 128 * MIB  # the engine's own default is 8 GiB, unseen
 ORACLES_MAX = 2  # each is a process of 60 MiB
+EXACT, PROMPT_CACHE = Choice("f16", "exact"), Choice(PROMPT_CACHE_BYTES, "the default")
 CHECKPOINTS_PER_SLOT = 2  # the engine's own default is 32
 
 
@@ -87,8 +88,8 @@ class LlamaCpp:
             "threads": _fixed(fixed.threads) or choose.threads(machine),
             "n_batch": _fixed(fixed.n_batch) or choose.batch_tokens(machine, model.parameter_count),
             "n_gpu_layers": _fixed(fixed.n_gpu_layers) or choose.gpu_layers(machine),
-            "kv_type": _fixed(fixed.kv_type) or Choice("f16", "exact"),
-            "prompt_cache_bytes": _fixed(fixed.prompt_cache_bytes) or Choice(PROMPT_CACHE_BYTES, "the default"),
+            "kv_type": _fixed(fixed.kv_type) or EXACT,
+            "prompt_cache_bytes": _fixed(fixed.prompt_cache_bytes) or PROMPT_CACHE,
         }
         context = cast(int, chosen["context_length"].value)
         if model.context_length is not None and context > model.context_length:
@@ -162,6 +163,18 @@ class LlamaCpp:
             gpu_layers=_number(values["n_gpu_layers"]),
             gpus=self._hardware.gpus if _number(values["n_gpu_layers"]) else (),
         )
+
+
+def automatic(hardware: Hardware) -> dict[str, Choice]:
+    """What is chosen on this machine where settings fix nothing, as far as that does not depend on the model."""
+    return {
+        "context_length": choose.context_length(hardware, None),
+        "slots": choose.slots(hardware),
+        "threads": choose.threads(hardware),
+        "n_gpu_layers": choose.gpu_layers(hardware),
+        "kv_type": EXACT,
+        "prompt_cache_bytes": PROMPT_CACHE,
+    }
 
 
 def _fixed(value: object) -> Choice | None:
