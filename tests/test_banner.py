@@ -98,3 +98,10 @@ def test_without_a_model_it_says_how_to_give_one(tmp_path: Path) -> None:
 
     assert "--models FOLDER" in text
     assert "curl" not in text
+
+
+def test_idle_models_that_stay_are_told_of(tmp_path: Path) -> None:
+    text = told(tmp_path, environment={"MODEL_UNLOAD_ENABLED": "0"})
+
+    assert "MODEL_UNLOAD_ENABLED=1" in text.partition("Worth knowing:")[2]
+    assert "MODEL_UNLOAD_ENABLED=1" not in told(tmp_path)

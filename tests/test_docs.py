@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -21,8 +22,12 @@ from modelyard.api.ollama_body import (
 )
 from modelyard.api.openai_body import REFUSED, ChatBody, CompletionBody
 from modelyard.api.security import Secured
-from modelyard.cli.main import COMMANDS
-from modelyard.errors import YardError
+from modelyard.cli.main import COMMANDS, cli
+from modelyard.client.ollama_settings import OllamaSettings
+from modelyard.config.load import CLIENT_VARIABLES, FOREIGN_VARIABLES, PREFIX, SECTIONS
+from modelyard.config.shared_layout import HOST_VARIABLE, PORT_VARIABLE
+from modelyard.diagnosis.verdict import SURE, verdict
+from modelyard.errors import ContextLengthExceeded, QueueTimeout, YardError
 from tests.api.surface import build_yard
 from tests.support.pages import ROOT, blocks, code_words, heading_of, links, prose, read, rows
 
@@ -104,6 +109,33 @@ def test_every_command_is_in_the_readme_or_the_docs(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_commands_and_flags_are_those_there_are(name: str) -> None:
+    text = read(name)
+    said = [*code_words(prose(text)), *(line for block in blocks(text) for line in block.text.splitlines())]
+    for line in said:
+        words = line.partition("#")[0].split()
+        if len(words) > 1 and words[0].rpartition("/")[2] == "modelyard" and words[1][0].isalpha():
+            assert words[1] in COMMANDS, line
+            command = cli.get_command(click.Context(cli), words[1])
+            assert command is not None
+            flags = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+            if not isinstance(command, click.Group):
+                assert flags <= {option for param in command.params for option in param.opts} | {"--help"}, line
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{name}.md" for name in ("faq", "environment", "coming-from", "troubleshooting"))]
+)
+def test_settings_that_pages_name_exist(name: str) -> None:
+    there = [line.removeprefix("### ") for line in read("docs/settings.md").splitlines() if line.startswith("### ")]
+    for word in code_words(prose(read(name))):
+        parts = word.split(".")
+        if parts[0] in SECTIONS and len(parts) > 1 and re.fullmatch(r"[\w.]+", word):
+            plain = ".".join(part for part in parts if not part.isupper())
+            assert any(f"{one}.".startswith(f"{plain}.") for one in there), word
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     for link in links(read(name)):
         if link.startswith(("http://", "https://", "mailto:")):
@@ -161,3 +193,31 @@ def test_decisions_are_short_and_all_on_the_architecture_page() -> None:
     assert linked == written
     for name in written:
         assert read(f"docs/decisions/{name}").count("\n") <= DECISION_LINES_MAX, name
+
+
+def test_the_page_about_the_environment_has_every_variable_that_is_read_and_no_other() -> None:
+    text = read("docs/environment.md")
+    listed = {cells[0].strip("`") for cells in rows(text)} - {"variable"}
+    settings = {name.upper() for name in OllamaSettings.model_fields}
+    known = {
+        *FOREIGN_VARIABLES, *(PREFIX + name for name in CLIENT_VARIABLES), HOST_VARIABLE, PORT_VARIABLE, *settings,
+    }  # fmt: skip
+    others = listed - known
+    sources = "\n".join(path.read_text() for path in (ROOT / "src" / "modelyard").rglob("*.py"))
+
+    assert known <= listed
+    assert all(re.search(rf"\b{name}\b", sources) for name in others), others
+
+
+@pytest.mark.parametrize(
+    ("trouble", "advice"),
+    [
+        (verdict("out_of_memory", SURE, "page_file").suggestions, "page file to 16 GB"),
+        (verdict("out_of_memory", SURE, "gpu").suggestions, "4-bit quantisation, a smaller n_batch"),
+        (verdict("out_of_memory", SURE).suggestions, "shorter idle time"),
+        (QueueTimeout.hints, "MODEL_UNLOAD_ENABLED=1"),
+        (ContextLengthExceeded.hints, "MAX_INPUT_TOKENS"),
+    ],
+)
+def test_what_helps_is_said_by_the_error_itself(trouble: tuple[str, ...], advice: str) -> None:
+    assert any(advice in hint for hint in trouble)

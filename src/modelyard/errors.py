@@ -341,7 +341,10 @@ class QueueTimeout(Unavailable):
 
     code = "queue_timeout"
     text = N_("{model} did not become free within {waited_s} s.")
-    hints = (N_("`modelyard ps` shows what is in use."),)
+    hints = (
+        N_("`modelyard ps` shows what is in use."),
+        N_("If no model is ever unloaded, set MODEL_UNLOAD_ENABLED=1; residency.idle_ttl_s says after how long."),
+    )
 
 
 class InsufficientMemory(Unavailable):

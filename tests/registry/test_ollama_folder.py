@@ -15,8 +15,8 @@ from modelyard.config.node_settings import NodeSettings
 from modelyard.config.pull_settings import PullSettings
 from modelyard.errors import BadRequest, DigestMismatch, ModelFileError, NodeNotFound, NotFound, YardError
 from modelyard.models.store import Store
-from modelyard.models.stored import stored_models
-from modelyard.pull_wiring import Servers, opened_store, pulls
+from modelyard.models.stored import opened_store, stored_models
+from modelyard.pull_wiring import Servers, pulls
 from modelyard.registry.reference import NodeReference
 from modelyard.types.model import Capability
 
@@ -41,7 +41,7 @@ def ollama(folder: Path, model: str = "library/tiny/latest", data: bytes = DATA,
 async def pulled(tmp_path: Path, reference: NodeReference, *nodes: NodeSettings) -> Store:
     environment = {**os.environ, "OLLAMA_MODELS": str(tmp_path / "ollama")}
     settings = PullSettings(store=tmp_path / "store")
-    store = opened_store(settings, tmp_path)
+    store = opened_store(settings.store or tmp_path)
 
     async def published() -> None:
         pass

@@ -33,8 +33,15 @@ CAUSES: dict[Code, str] = {
 _SMALLER = N_(
     "Use a smaller context (context_length), a smaller quantisation, or kv_type = q8_0; or unload another model."
 )
+_EMBEDDINGS = N_(
+    "If embedding models grow, give them a shorter idle time (idle_ttl_s), or load fewer at a time (models.groups)."
+)
 _HINTS: dict[str, tuple[str, ...]] = {
-    "out_of_memory": (_SMALLER, N_("A ladder in models.options lets the server take such steps by itself.")),
+    "out_of_memory": (
+        _SMALLER,
+        N_("A ladder in models.options lets the server take such steps by itself."),
+        _EMBEDDINGS,
+    ),
     "gpu": (N_("Use a 4-bit quantisation, a smaller n_batch, or fewer layers on the GPU (n_gpu_layers)."), _SMALLER),
     "page_file": (N_("Windows ran out of commit memory: set the page file to 16 GB or more, then restart."), _SMALLER),
     "damaged_file": (N_("Fetch the file again and compare its digest."),),

@@ -24,7 +24,10 @@ _FOREIGN_HINTS = (
     N_("`modelyard ps` shows what is in use."),
 )
 _TRIED_HINT = N_("Smaller ways that were tried in vain: {tried}.")
-_PINNED_HINTS = (N_("Unpin or unload a model: only pinned ones are in the way."),)
+_PINNED_HINTS = (
+    N_("Unpin or unload a model: only pinned ones are in the way."),
+    N_("For embedding models a shorter idle time, or fewer loaded at a time (models.groups), will do."),
+)
 
 
 def no_room(spec: ModelSpec, answer: NoFit) -> InsufficientMemory:
