@@ -33,7 +33,7 @@ PURE = {
     "config/explain.py", "config/banner.py",
     "config/shared_layout.py", "config/changes.py",
     "engines/answer_text.py", "engines/transformers_question.py",
-    "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py",
+    "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py", "providers/told.py",
     "providers/trimming.py", "providers/prompt_tokens.py",
     "models/manifest.py", "registry/reference.py", "registry/choosing.py", "registry/plan.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",

@@ -29,13 +29,14 @@ from .ollama_request import encode_ollama, path_of
 from .ollama_wire import OllamaDecoder, ollama_failure
 from .remote_stream import RemoteRequest, RemoteStream, ask_whole, for_model
 from .ticket import Ticket
+from .told import Tokens
 
 LINES, JSON = b"application/x-ndjson", b"application/json"
 
 
 class _Embeddings(msgspec.Struct):
     embeddings: list[list[float]]
-    prompt_eval_count: int = 0
+    prompt_eval_count: Tokens = 0
 
 
 class OllamaProvider:

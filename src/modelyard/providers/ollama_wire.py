@@ -6,7 +6,7 @@ answer cut at any byte is an error and never looks complete. Pure; moves no byte
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import orjson
@@ -22,6 +22,7 @@ from modelyard.errors import (
 )
 from modelyard.types.chat import Chunk, Delta, FinishReason, ToolCallDelta, Usage
 
+from .told import Tokens, seconds_told
 from .upstream_errors import shown, upstream_failure
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
@@ -29,7 +30,6 @@ CAPABILITY_CHARS_MAX = 60
 NS = 1e9
 _NOT_IN_REGISTRY = "pull model manifest: file does not exist"
 _FINISHES: dict[str, FinishReason] = {"": "stop", "stop": "stop", "length": "length"}
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -54,11 +54,11 @@ class _Line(msgspec.Struct, gc=False):
     thinking: str | None = None
     done: bool = False
     done_reason: str | None = None
-    prompt_eval_count: _Count = 0
-    eval_count: _Count = 0
-    load_duration: _Count = 0
-    prompt_eval_duration: _Count = 0
-    eval_duration: _Count = 0
+    prompt_eval_count: Tokens = 0
+    eval_count: Tokens = 0
+    load_duration: float = 0
+    prompt_eval_duration: float = 0
+    eval_duration: float = 0
     logprobs: Any = None
     error: Any = None
 
@@ -178,9 +178,9 @@ class OllamaDecoder:
             Usage(
                 line.prompt_eval_count,
                 line.eval_count,
-                prefill_s=line.prompt_eval_duration / NS if line.prompt_eval_duration else None,
-                decode_s=line.eval_duration / NS if line.eval_duration else None,
-                load_s=line.load_duration / NS if line.load_duration else None,
+                prefill_s=seconds_told(line.prompt_eval_duration, 1 / NS),
+                decode_s=seconds_told(line.eval_duration, 1 / NS),
+                load_s=seconds_told(line.load_duration, 1 / NS),
             )
         )
 

@@ -29,6 +29,7 @@ from .openai_request import encode_request, path_of
 from .openai_wire import AnswerDecoder
 from .remote_stream import RemoteRequest, RemoteStream, ask_whole, for_model
 from .ticket import Ticket
+from .told import Tokens
 from .vectors_wire import EMBED_PATH, RERANK_PATH, decode_rerank, encode_rerank
 
 EVENTS, JSON = b"text/event-stream", b"application/json"
@@ -53,7 +54,7 @@ class _Vector(msgspec.Struct):
 
 
 class _Count(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: Tokens = 0
 
 
 class _Embeddings(msgspec.Struct):

@@ -6,7 +6,7 @@ is held back, so that an answer cut at any byte is an error and never looks comp
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -14,6 +14,7 @@ from modelyard.errors import UpstreamInvalid
 from modelyard.types.chat import Chunk, Delta, FinishReason, Progress, ToolCallDelta, Usage
 
 from .event_stream import EventSplitter, FrameTooLarge
+from .told import Tokens, seconds_told
 from .upstream_errors import upstream_failure
 
 DONE = b"[DONE]"
@@ -52,20 +53,17 @@ class _Choice(msgspec.Struct, gc=False):
     logprobs: Any = None
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
 class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: _Count | None = None
+    cached_tokens: Tokens | None = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: _Count | None = None
+    reasoning_tokens: Tokens | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Count
-    completion_tokens: _Count = 0
+    prompt_tokens: Tokens
+    completion_tokens: Tokens = 0
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -196,6 +194,6 @@ def _usage_chunk(usage: _Usage, timings: _Timings) -> Usage:
         usage.completion_tokens,
         cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
         reasoning_tokens=(output.reasoning_tokens or 0) if output else 0,
-        prefill_s=None if timings.prompt_ms is None else timings.prompt_ms / 1000,
-        decode_s=None if timings.predicted_ms is None else timings.predicted_ms / 1000,
+        prefill_s=seconds_told(timings.prompt_ms, 0.001),
+        decode_s=seconds_told(timings.predicted_ms, 0.001),
     )

@@ -17,6 +17,8 @@ import orjson
 from modelyard.errors import UpstreamInvalid
 from modelyard.types.embeddings import EmbedAnswer, Input, RerankAnswer
 
+from .told import Tokens
+
 EMBED_PATH, RERANK_PATH = "/v1/embeddings", "/v1/rerank"
 
 
@@ -26,7 +28,7 @@ class _Vector(msgspec.Struct):
 
 
 class _Count(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: Tokens = 0
     total_tokens: int = 0
 
 

@@ -14,6 +14,9 @@ from .node import FleetNode
 if TYPE_CHECKING:
     from .fleet import Fleet
 
+FASTER_THAN_SEEN = 4.0  # so many times as fast as its answer came a node may have been: a slow reader holds it up
+TOKENS_PER_CHUNK_MAX = 16
+
 
 class Attempt:
     """One request at one node, from asking to its end."""
@@ -74,9 +77,12 @@ class Attempt:
         return not self._fleet.is_known(self._node) or self._node.parts is not self._parts
 
     def _learn_pace(self, now: float) -> None:
+        """What the node says of its pace counts as far as what came here bears it out: it may say anything."""
         usage = self._ticket.usage
         if usage is None or self._began_at is None:
             return
-        took_s = usage.decode_s or now - self._began_at
-        if took_s > 0 and usage.output_tokens > 1:
-            self._node.spoke(self._model.name, usage.output_tokens / took_s)
+        seen_s = now - self._began_at
+        took_s = max(usage.decode_s or seen_s, seen_s / FASTER_THAN_SEEN)
+        tokens = min(usage.output_tokens, self._ticket.output_chunks * TOKENS_PER_CHUNK_MAX)
+        if took_s > 0 and tokens > 1:
+            self._node.spoke(self._model.name, tokens / took_s)
