@@ -165,10 +165,12 @@ class Cooldowns:
                 entry.until = min(entry.until, max(entry.said_until, now))
 
     def connected(self, node: str, now: float) -> None:
-        """(7) It answers control calls: that it could not be reached is over, and so is the wait for that alone."""
-        entry = self._entries.get((node, ANY))
-        if entry is not None and entry.reason is Failure.CONNECT:
-            entry.until = min(entry.until, max(entry.said_until, now))
+        """(7) It answers control calls: that it could not be reached, or did not take our key, is over, and so is the
+        wait for that alone.
+        """
+        for key, entry in self._entries.items():
+            if key[0] == node and entry.reason in (Failure.CONNECT, Failure.AUTH):
+                entry.until = min(entry.until, max(entry.said_until, now))
 
     def forget(self, node: str) -> None:
         """A node is gone."""
