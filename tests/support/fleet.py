@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +102,7 @@ async def fleet(
     config: Mapping[str, Any] | None = None,
     *,
     urls: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "modelyard.cli"),
     **per_node: Any,
 ) -> AsyncIterator[Fleet]:
     """Our server with these nodes; `per_node` settings are for each. Nodes are started and stopped here."""
@@ -120,7 +121,7 @@ async def fleet(
     given["nodes"] = [*listed, *given.get("nodes", ())]
     try:
         with short_folder() as folder:
-            server = start_server(folder, given)
+            server = start_server(folder, given, program=program)
             try:
                 await ready(server)
                 timeout = aiohttp.ClientTimeout(total=60)
