@@ -22,6 +22,7 @@ from modelyard.errors import (
     LoopDetected,
     NotOfferedThere,
     RefusedThere,
+    RequestCancelled,
     TemplateFailed,
     UpstreamError,
     UpstreamInvalid,
@@ -148,6 +149,8 @@ def _of_one_like_us(code: object) -> YardError | None:
         return DeadlineExceeded(N_("The answer was not complete in the time that the request had."))
     if code == LoopDetected.code:
         return LoopDetected(N_("The request came back to a server it had passed: nodes here are nodes of each other."))
+    if code == RequestCancelled.code:
+        return RequestCancelled()
     return None
 
 

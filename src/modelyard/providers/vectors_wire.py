@@ -29,7 +29,7 @@ class _Vector(msgspec.Struct):
 
 class _Count(msgspec.Struct):
     prompt_tokens: Tokens = 0
-    total_tokens: int = 0
+    total_tokens: Tokens = 0
 
 
 class _Embeddings(msgspec.Struct):
