@@ -44,14 +44,14 @@ class Dialect:
             timings[inner] = number
         else:
             usage[outer] = f'{{"{inner}":{number}}}' if inner else number
-        told = [
+        parts = [
             '"usage":{' + ",".join(f'"{name}":{value}' for name, value in usage.items()) + "}",
             '"timings":{' + ",".join(f'"{name}":{value}' for name, value in timings.items()) + "}",
         ]
         return (
             b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
             b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-            + f'data: {{"id":"1","choices":[],{",".join(told)}}}\n\ndata: [DONE]\n\n'.encode()
+            + f'data: {{"id":"1","choices":[],{",".join(parts)}}}\n\ndata: [DONE]\n\n'.encode()
         )
 
 
@@ -110,12 +110,13 @@ def tag(**lies: object) -> dict[str, object]:
     return {"name": "m:latest", "model": "m:latest", "size": 1, "digest": "0" * 64, **lies}
 
 
+STAMPS: tuple[object, ...] = (-1, "9999-99-99", "0001-01-01T00:00:00Z", [])
 LISTS: tuple[dict[str, Any], ...] = (
     *({"/api/tags": {"models": [tag(size=size)]}} for size in (-1, 2**60, 2**63, 2**70, 1e300, "big")),
     *({"/api/ps": {"models": [tag(**{name: size})]}} for name in ("size", "size_vram") for size in (-1, 2**60, 2**63)),
     {"/api/tags": {"models": [tag(name=f"m{at}", model=f"m{at}") for at in range(20_000)]}},
     {"/api/tags": {"models": [tag(name=name, model=name) for name in ("../x", "a@b", "m" * 5000, "", "\0", "h")]}},
-    {"/api/tags": {"models": [tag(modified_at=stamp) for stamp in (-1, "9999-99-99", "0001-01-01T00:00:00Z", [])]}},
+    {"/api/tags": {"models": [tag(modified_at=stamp) for stamp in STAMPS]}},
     {"/api/tags": {"models": [tag(digest=[1]), None, 7, {}]}},
     {"/api/tags": [], "/api/ps": "nothing"}, {"/api/version": {"version": ["x"] * 100_000}},
     {"/api/ps": {"models": [tag(expires_at=stamp, context_length=-5) for stamp in ("9999-12-31T23:59:59Z", 7)]}},

@@ -37,6 +37,7 @@ from modelyard.routing.fleet import Fleet
 from modelyard.routing.node import NodeParts, NodeRules
 from modelyard.routing.ranking import Turns, rank
 from modelyard.routing.standings import Standings
+from modelyard.routing.wanted import Wanted
 from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Model, model_at
 from tests.gateway.manual_clock import ManualClock
@@ -108,7 +109,7 @@ class World:
 
     def begin(self) -> None:
         ticket = Ticket("t", request_id="r", route="/", caller_id="me", started_at=self.clock.now)
-        entered = self.fleet.attempt(self.models[0], 1, ticket)
+        entered = self.fleet.attempt(self.models[0], Wanted(1, 1), ticket)
         self.open.append((entered, entered.__enter__()))
 
     def end(self, *, error: YardError | None, began: bool) -> None:
