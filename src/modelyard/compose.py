@@ -113,7 +113,7 @@ async def running_node(
         operations = Operations(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(live.loaded)},
-            nodes=NodeOperations(others.fleet, others.prober.look, clock),
+            nodes=NodeOperations(others.fleet, others.prober.look, clock), store=store,
             config_problem=lambda: config.problem, choose=others.router.chosen,
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)

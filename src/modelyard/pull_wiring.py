@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from modelyard.config.node_settings import NodeSettings
 from modelyard.config.pull_settings import PullSettings
 from modelyard.errors import N_, BadRequest, NodeNotFound
 from modelyard.models.store import Store
+from modelyard.providers.node_address import Address
+from modelyard.providers.node_http import NodeConnections
 from modelyard.registry.fetch import Fetcher, Hosts, is_this_machine
 from modelyard.registry.hub import Hub
 from modelyard.registry.ollama_folder import OllamaFolder, ollama_folders
@@ -21,12 +24,24 @@ from modelyard.registry.planner import NodePlanner, Registries
 from modelyard.registry.pulls import Pulls
 from modelyard.registry.reference import NodeReference
 from modelyard.registry.transfer import Retries, Transfers
+from modelyard.registry.yard import Yard
 
 log = structlog.get_logger()
 
 
+async def yard_plan(reference: NodeReference, node: NodeSettings) -> PullPlan:
+    """What another Modelyard has of a model. Its key must have the right `admin` there."""
+    key = node.key.get_secret_value() if node.key is not None else ""
+    address = Address.parse(node.url, ca_file=node.ca_file, fingerprint=node.fingerprint or "")
+    connections = await asyncio.to_thread(NodeConnections, address)
+    try:
+        return await Yard(node.name, connections, key=key, connect_s=node.connect_s).plan(reference)
+    finally:
+        connections.close()
+
+
 class Servers:
-    """What other servers have, for our store: the Ollama server of this machine, by its folder."""
+    """What other servers have, for our store: Ollama's on this machine by its folder, another Modelyard by its API."""
 
     def __init__(self, nodes: Callable[[], Sequence[NodeSettings]], environment: Mapping[str, str]) -> None:
         self._nodes = nodes
@@ -42,6 +57,8 @@ class Servers:
         host = urlsplit(node.url).hostname or ""
         if node.kind == "ollama" and (node.is_this_machine or is_this_machine(host)):
             return await self._here.plan(reference)
+        if node.kind == "openai":
+            return await yard_plan(reference, node)
         raise BadRequest(
             N_("{node} cannot give us the files of {model}: an Ollama server hands out none over the network."),
             hints=(

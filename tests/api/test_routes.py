@@ -23,6 +23,7 @@ TABLE = [route for route in build_yard().app.routes if isinstance(route, Route)]
 ADMIN_ACTS = [
     ("POST", "/admin/models/tiny/load"), ("POST", "/admin/models/tiny/unload"), ("POST", "/admin/models/tiny/pin"),
     ("POST", "/admin/models/rescan"), ("DELETE", "/admin/requests/req-1"), ("GET", "/admin/config"),
+    ("GET", "/admin/store"), ("GET", "/admin/store/models/tiny"), ("GET", "/admin/store/blobs/sha256:0"),
 ]  # fmt: skip
 STORE_ACTS = [
     ("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/copy"), ("POST", "/api/push"),
@@ -37,7 +38,16 @@ def locked() -> Iterator[Listener]:
 
 
 def concrete(path: str) -> str:
-    for name in ("{path:path}", "{id:path}", "{name:path}", "{digest:path}", "{request_id}", "{check}", "{name}"):
+    for name in (
+        "{path:path}",
+        "{id:path}",
+        "{name:path}",
+        "{digest:path}",
+        "{digest}",
+        "{request_id}",
+        "{check}",
+        "{name}",
+    ):
         path = path.replace(name, "something")
     assert "{" not in path
     return path

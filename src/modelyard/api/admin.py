@@ -28,6 +28,7 @@ from modelyard.types.memory import Receipt
 from modelyard.types.status import NodeStatus
 
 from .admin_nodes import add_nodes
+from .admin_store import add_store
 from .answers import json_answer
 from .callers import By
 from .problems import failure_response
@@ -87,6 +88,7 @@ def build_admin(operations: Operations, *, keepalive_s: float = KEEPALIVE_S) -> 
     _add_acts(api, operations)
     if operations.nodes is not None:
         add_nodes(api, operations.nodes)
+    add_store(api, operations)
     return api
 
 

@@ -16,6 +16,7 @@ from modelyard import __version__
 from modelyard.clock import Clock
 from modelyard.errors import N_, NotFound
 from modelyard.events import EventBus
+from modelyard.models.store import Store
 from modelyard.types.memory import Receipt
 from modelyard.types.model import Candidates, Model
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus, WaitStatus
@@ -94,6 +95,7 @@ class Operations:
         scan: Callable[[], Sequence[Model]],
         effective_settings: Callable[[], Mapping[str, object]] = dict,
         nodes: NodeOperations | None = None,
+        store: Store | None = None,
         config_problem: Callable[[], str] = str,
         choose: Callable[[Candidates], Model] = first_of,
     ) -> None:
@@ -101,6 +103,7 @@ class Operations:
         self.choose = choose
         self.events = events
         self.catalog = catalog
+        self.store = store  # model files on this disk, where there is a place for them
         self.nodes = nodes  # what can be done to other nodes, where there may be some
         self._clock = clock
         self._residency = residency

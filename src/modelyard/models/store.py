@@ -73,6 +73,11 @@ class Store:
         version = manifest.digest.removeprefix("sha256:")[:VERSION_CHARS]
         return self._models / file_name(manifest.name) / version
 
+    def blob_of(self, digest: str) -> Path | None:
+        """The bytes of that digest, if they are here."""
+        path = self._blob_path(digest)
+        return path if path.is_file() and not path.is_symlink() else None
+
     def blob(self, file: StoredFile) -> Path | None:
         """A file's bytes, if they are here."""
         path = self._blob_path(file.digest)

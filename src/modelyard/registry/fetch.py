@@ -55,12 +55,12 @@ class Hosts:
         except ValueError:
             return False
         host = (parts.hostname or "").lower()
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)):
-            return False
         if parts.username is not None or parts.password is not None:
             return False
         if registry and origin == origin_of(registry):
             return True
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)):
+            return False
         port = f":{origin[2]}" if origin[2] != 443 else ""
         return any(
             f"{host}{port}" == name or (name.startswith("*.") and f"{host}{port}".endswith(name[1:]))
