@@ -112,7 +112,9 @@ class Applying:
         if changed.touch("models.aliases", "roles", "routing.order"):
             self.catalog.configure(aliases(new), new.roles, new.routing.order)
         self._take_up_models(changed)
-        if changed.touch("memory", "residency", "models.groups"):
+        if changed.touch("embeddings.cache_bytes"):
+            self.inference.vectors.cache.resize(new.embeddings.cache_bytes)
+        if changed.touch("memory", "residency", "models.groups", "embeddings"):
             self.manager.feed(LimitsChanged(self.clock.monotonic(), residency_limits(new)))
         if changed.touch("deadlines", "residency.queue_s"):
             self.starter.limits = start_limits(new)
@@ -143,6 +145,7 @@ class Applying:
             return
         self.starter.configure(keeping(new))
         self.recipes.configure(new)
+        self.inference.vectors.cache.clear()  # a context or a number format gives other vectors
         self.manager.forget_specs(None if "" in changed.launched_anew else changed.launched_anew)
         for name in changed.launched_anew:
             options = new.models.options_for(name)

@@ -34,6 +34,7 @@ from modelyard.gateway.operations import Operations
 from modelyard.gateway.standby import Standby
 from modelyard.gateway.store import ModelStore
 from modelyard.gateway.usage import Usage
+from modelyard.gateway.vector_cache import VectorCache
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.holders import SystemHolders
 from modelyard.memory.measured import MeasuredStore
@@ -114,7 +115,7 @@ async def running_node(
             clock=clock, events=events, residency=manager, catalog=catalog, requests=inference, scan=scanned,
             effective_settings=lambda: {row.name: row.value for row in setting_rows(live.loaded)},
             nodes=NodeOperations(others.fleet, others.prober.look, clock), store=store,
-            config_problem=lambda: config.problem, choose=others.router.chosen,
+            config_problem=lambda: config.problem, choose=others.router.chosen, vectors=inference.vectors.cache,
         )  # fmt: skip
         history = memory_history(clock, events, devices, manager)
         metrics.registry.register(gauges(manager, inference, history))
@@ -186,8 +187,10 @@ def data_plane(
     live: Live, clock: Clock, metrics: Metrics, catalog: Catalog, manager: ResidencyManager, router: Router
 ) -> Inference:
     """Who serves requests."""
+    cache = VectorCache(live.settings.embeddings.cache_bytes)
+    metrics.vector_bytes.set_function(lambda: float(cache.bytes))
     return Inference(
-        catalog=catalog, router=router, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
+        vector_cache=cache, catalog=catalog, router=router, usage=Usage(metrics, clock), metrics=metrics, clock=clock,
         loading=lambda: loading_names(manager), waits=manager.waiting_of,
         fallbacks=lambda model: fallbacks(live.settings, model), role_of=catalog.role_of,
         total_s=lambda _model: live.settings.routing.total_s,

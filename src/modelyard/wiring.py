@@ -29,7 +29,7 @@ from modelyard.models.stored import stored_models
 from modelyard.naming import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.providers.deadlines import Deadlines
 from modelyard.residency.state import ResidencyLimits
-from modelyard.types.model import Model
+from modelyard.types.model import VECTORS_GROUP, Model
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
 
@@ -76,10 +76,15 @@ def prompt_guards(settings: Settings, where: str) -> PromptGuards:
 
 
 def residency_limits(settings: Settings) -> ResidencyLimits:
-    residency = settings.residency
+    residency, of_vectors = settings.residency, settings.embeddings
+    groups = {name: group.resident_max for name, group in settings.models.groups.items()}
+    if of_vectors.resident_max is not None:
+        groups[VECTORS_GROUP] = of_vectors.resident_max
     return ResidencyLimits(
         policy=settings.memory.policy,
-        groups={name: group.resident_max for name, group in settings.models.groups.items()},
+        groups=groups,
+        oldest_first=frozenset((VECTORS_GROUP,)),
+        vectors_idle_ttl_s=of_vectors.idle_ttl_s,
         headroom_bytes=settings.memory.headroom_bytes,
         headroom_by_device=settings.memory.headroom,
         idle_ttl_s=residency.idle_ttl_s,

@@ -10,12 +10,14 @@ from modelyard.residency.messages import (
     Adopted,
     DevicesRead,
     Left,
+    LimitsChanged,
     LoadAsked,
     LoadBroke,
     RecycleAsked,
     Requested,
     UnloadAsked,
 )
+from modelyard.residency.state import ResidencyLimits
 from modelyard.types.memory import DeviceReading, Footprint
 from modelyard.types.model import ModelSpec
 from tests.residency.stage import FOREVER, Stage, spec
@@ -176,6 +178,29 @@ def test_of_a_group_only_so_many_are_in_memory() -> None:
 
     assert stage.ask(1, replace(B, group="coding")).sent_away == ["a"]
     assert stage.unloaded("a").loads == ["b"]
+
+
+def test_of_some_groups_the_member_not_used_for_longest_leaves_whatever_it_costs() -> None:
+    dear, cheap = (spec(name, 3, group="(vectors)", purpose="embedding") for name in ("dear", "cheap"))
+
+    def full(**limits: object) -> Stage:
+        stage = Stage(total=100, groups={"(vectors)": 2}, **limits).resident(dear, load_s=100.0).at(5.0)
+        return stage.resident(cheap, load_s=0.2).at(10.0)
+
+    third = spec("third", 3, group="(vectors)", purpose="embedding")
+    assert full(oldest_first=frozenset({"(vectors)"})).ask(1, third).sent_away == ["dear"]
+    assert full().ask(1, third).sent_away == ["cheap"]
+
+
+def test_models_that_embed_have_an_idle_time_of_their_own_that_changes_while_they_are_there() -> None:
+    embeds, chats = spec("embeds", 3, purpose="embedding"), spec("chats", 3)
+    stage = Stage(idle_ttl_s=300.0, vectors_idle_ttl_s=60.0).resident(embeds).resident(chats)
+
+    assert stage.at(59.0).unloads == []
+    limits = ResidencyLimits(headroom_bytes=0, idle_ttl_s=300.0, vectors_idle_ttl_s=100.0)
+    stage.feed(LimitsChanged(stage.now, limits))
+    assert stage.at(99.0).unloads == []
+    assert stage.at(100.0).unloads == [("embeds", "expiry")]
 
 
 def test_a_busy_member_of_a_full_group_is_waited_for() -> None:

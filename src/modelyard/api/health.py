@@ -20,6 +20,7 @@ from .answers import json_answer
 
 RECEIPTS_MAX = 20
 
+_LOADED = (Residency.RESIDENT, Residency.DRAINING)
 _NO_STORE = {"cache-control": "no-store"}
 _RECEIPTS = {"model.loaded", "model.unloaded"}
 
@@ -69,7 +70,10 @@ class HealthEndpoints:
                 "version": status.version,
                 "uptime_s": round(self._operations.uptime_s(), 1),
                 "models": models,
-                "embedding_models_count": 0,
+                "embedding_models_count": sum(
+                    resident.purpose == "embedding" and resident.state in _LOADED for resident in status.residents
+                ),
+                "vector_cache": asdict(self._operations.vectors.status),
                 "memory": self._memory(status),
                 "queue": status.queue,
                 "requests_running": len(status.requests),

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "list": ("modelyard.cli.models:list_models", N_("List the models of a server.")),
     "ps": ("modelyard.cli.models:ps", N_("List the models in memory.")),
     "show": ("modelyard.cli.show:show", N_("Show one model.")),
+    "rescan": ("modelyard.cli.memory:rescan", N_("Read the model folders again.")),
     "load": ("modelyard.cli.memory:load", N_("Load a model.")),
     "unload": ("modelyard.cli.memory:unload", N_("Take a model out of memory.")),
     "pin": ("modelyard.cli.memory:pin", N_("Keep a model in memory.")),

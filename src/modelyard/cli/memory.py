@@ -1,4 +1,4 @@
-"""`modelyard load`, `unload`, `pin`: who is in memory. Each says what memory did."""
+"""`modelyard load`, `unload`, `pin`: who is in memory; each says what memory did. `rescan`: which models there are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from modelyard.cli.output import write_object
 from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session, session_of, url_option
+from modelyard.cli.terminal import plain
 from modelyard.errors import N_
 from modelyard.units import format_bytes, format_duration
 
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 _output_option = click.option(
     "-o", "--output", "form", type=click.Choice(("text", "json", "yaml")), default="text", help=N_("Output format.")
 )
+
+
+@click.command(help=N_("Read the model folders again, and list the models there are now."))
+@_output_option
+@url_option
+@click.pass_context
+def rescan(context: click.Context, form: str, url: str | None) -> None:
+    session = session_of(context)
+    with session.client(url) as client:
+        found = client.rescan()
+    if form != "text":
+        models = [{"id": name, "problem": problem or None} for name, problem in found.items()]
+        write_object(session.terminal, form, {"models": models})
+        return
+    session.terminal.say(N_("{count} models:"), count=len(found))
+    for name, problem in found.items():
+        session.terminal.answer(plain(f"{name}  {problem}".rstrip()) + "\n")
 
 
 @click.command(help=N_("Load a model and wait until it is ready."))

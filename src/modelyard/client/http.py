@@ -6,15 +6,14 @@ the server. Follows no redirects: a key goes to the server it was meant for.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import httpx2
 
+from modelyard.client.addresses import is_this_machine, model_path, node_path
 from modelyard.client.event_lines import EventTooLarge, event_data
 from modelyard.client.ollama_lines import Lines
 from modelyard.client.replies import ModelEntry, chunks_of, convert, decode, error_of, model_entry
@@ -22,7 +21,6 @@ from modelyard.errors import (
     N_,
     ConfigError,
     ModelNotFound,
-    NodeNotFound,
     NotAuthenticated,
     NotFound,
     RateLimited,
@@ -34,7 +32,6 @@ from modelyard.errors import (
 from modelyard.types.chat import Delta, Message, Usage
 from modelyard.types.fleet import FleetNodeStatus
 from modelyard.types.memory import Receipt
-from modelyard.types.model import ModelRef
 from modelyard.types.status import NodeStatus
 
 CONNECT_S = 10.0
@@ -42,7 +39,6 @@ ANSWER_S = 30.0  # for what a server knows without working
 LOAD_S = 3600.0  # a load has its deadlines on the server
 SILENCE_S = 60.0  # in a stream; a server gives a sign of life every 10 s
 BODY_BYTES_MAX = 64 * 1024**2
-_NODE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 
@@ -89,7 +85,7 @@ class YardClient:
                 headers=headers,
                 timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
                 follow_redirects=False,
-                trust_env=not _is_this_machine(parsed.host),  # no proxy stands between us and ourselves
+                trust_env=not is_this_machine(parsed.host),  # no proxy stands between us and ourselves
             )
         except (httpx2.InvalidURL, ValueError) as problem:
             raise ConfigError(
@@ -118,24 +114,31 @@ class YardClient:
 
     def show(self, model: str) -> ModelEntry:
         """One model, with all the server says about it."""
-        return model_entry(self._ask("GET", f"/v1/models/{_path(model)}"), self.url)
+        return model_entry(self._ask("GET", f"/v1/models/{model_path(model)}"), self.url)
 
     def status(self) -> NodeStatus:
         """What is in memory, who waits, what runs."""
         return convert(self._ask("GET", "/admin/status"), NodeStatus, self.url)
 
+    def rescan(self) -> dict[str, str]:
+        """Have the model folders read again. Every model's name, and what is wrong with it."""
+        found = convert(
+            self._ask("POST", "/admin/models/rescan", timeout_s=LOAD_S).get("models"), list[dict[str, Any]], self.url
+        )
+        return {str(one.get("id", "")): str(one.get("problem") or "") for one in found}
+
     def load(self, model: str) -> Receipt | None:
         """Bring a model into memory. None: it was there already."""
-        return self._receipt(self._ask("POST", f"/admin/models/{_path(model)}/load", {}, timeout_s=LOAD_S))
+        return self._receipt(self._ask("POST", f"/admin/models/{model_path(model)}/load", {}, timeout_s=LOAD_S))
 
     def unload(self, model: str, *, force: bool = False) -> Receipt | None:
         """Take a model out of memory, at the latest when its running requests have ended. None: it was not there."""
         body = {"force": force}
-        return self._receipt(self._ask("POST", f"/admin/models/{_path(model)}/unload", body, timeout_s=LOAD_S))
+        return self._receipt(self._ask("POST", f"/admin/models/{model_path(model)}/unload", body, timeout_s=LOAD_S))
 
     def pin(self, model: str, *, pinned: bool) -> None:
         """Keep a model in memory, or no longer."""
-        self._ask("POST", f"/admin/models/{_path(model)}/pin", {"pinned": pinned}, timeout_s=LOAD_S)
+        self._ask("POST", f"/admin/models/{model_path(model)}/pin", {"pinned": pinned}, timeout_s=LOAD_S)
 
     def nodes(self) -> list[FleetNodeStatus]:
         """Every other node, as the server last saw it."""
@@ -145,11 +148,11 @@ class YardClient:
         """Change what a node should do; it counts from the next request on."""
         changed = {"weight": weight, "draining": draining}
         body = {key: value for key, value in changed.items() if value is not None}
-        return convert(self._ask("POST", f"/admin/nodes/{_node_path(name)}/edit", body), FleetNodeStatus, self.url)
+        return convert(self._ask("POST", f"/admin/nodes/{node_path(name)}/edit", body), FleetNodeStatus, self.url)
 
     def check_node(self, name: str) -> FleetNodeStatus:
         """Have a node looked at now, and tell how it is."""
-        return convert(self._ask("POST", f"/admin/nodes/{_node_path(name)}/check", {}), FleetNodeStatus, self.url)
+        return convert(self._ask("POST", f"/admin/nodes/{node_path(name)}/check", {}), FleetNodeStatus, self.url)
 
     def pull(self, model: str) -> Iterator[dict[str, Any]]:
         """Have a model fetched; its progress as it comes. Ends normally only if the server says that it is done."""
@@ -275,26 +278,3 @@ def _body(response: httpx2.Response, url: str) -> bytes:
         if len(pieces) > BODY_BYTES_MAX:
             raise UpstreamInvalid(N_("{provider} sent more than we read."), provider=url)
     return bytes(pieces)
-
-
-def _path(model: str) -> str:
-    try:
-        ModelRef.parse(model)
-    except ValueError:
-        raise ModelNotFound(model=model) from None  # and nothing that is not a name ever gets into a path
-    return quote(model, safe="/:@+")
-
-
-def _node_path(name: str) -> str:
-    if not _NODE_NAME.fullmatch(name):
-        raise NodeNotFound(node=ascii(name[:100]))
-    return name
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

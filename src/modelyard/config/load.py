@@ -34,6 +34,7 @@ SECTIONS = frozenset(
         "residency",
         "deadlines",
         "models",
+        "embeddings",
         "roles",
         "prompts",
         "guards",

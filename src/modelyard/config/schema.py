@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from modelyard.config.embedding_settings import EmbeddingSettings
 from modelyard.config.guard_settings import GuardSettings
 from modelyard.config.model_settings import ModelsSettings, PromptOptions
 from modelyard.config.node_settings import NodeList, RoutingSettings
@@ -185,6 +186,9 @@ class Settings(Section):
         default=DeadlineSettings(), description="How long each part of a request may take."
     )
     models: ModelsSettings = Field(default=ModelsSettings(), description="Which models there are, and their names.")
+    embeddings: EmbeddingSettings = Field(
+        default=EmbeddingSettings(), description="Models that embed or rank, and the cache of vectors."
+    )
     roles: Mapping[str, str] = Field(
         default={},
         description='Roles usable as model names: `chat = "model"`. Roles that share a model load it once; unloaded by '

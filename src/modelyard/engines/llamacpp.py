@@ -94,7 +94,7 @@ class LlamaCpp:
         context = cast(int, chosen["context_length"].value)
         if model.context_length is not None and context > model.context_length:
             chosen["context_length"] = Choice(model.context_length, "the model was trained for no more")
-        if _is_pooled(model):  # an input must fit into one step
+        if model.purpose != "chat":  # an input must fit into one step
             chosen["n_batch"] = Choice(chosen["context_length"].value, "embeddings are computed in one step")
         values = {name: choice.value for name, choice in chosen.items() if name not in ("context_length", "slots")}
         return LaunchOptions(
@@ -137,7 +137,7 @@ class LlamaCpp:
         }
         if projector := _projector(model):
             params["projector"] = str(projector)
-        if _is_pooled(model):
+        if model.purpose != "chat":
             params["pooling"] = "RANK" if Capability.RERANK in model.capabilities else "UNSPECIFIED"
         program = (sys.executable, "-P", "-m", "modelyard.engines.llamacpp_launcher")
         return WorkerCommand(
@@ -187,14 +187,7 @@ def _number(value: object) -> int:
 
 
 def _slots(machine: Hardware, model: Model) -> Choice:
-    return Choice(1, "one batch of inputs at a time") if _is_pooled(model) else choose.slots(machine)
-
-
-def _is_pooled(model: Model) -> bool:
-    """Whether the model gives vectors or scores instead of text."""
-    return Capability.CHAT not in model.capabilities and bool(
-        {Capability.EMBED, Capability.RERANK} & model.capabilities
-    )
+    return Choice(1, "one batch of inputs at a time") if model.purpose != "chat" else choose.slots(machine)
 
 
 def _projector(model: Model) -> Path | None:

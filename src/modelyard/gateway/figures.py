@@ -19,6 +19,10 @@ class Figures(Protocol):
         """Another model answers than the one asked for."""
         ...
 
+    def vectors_found(self, model: str, hits: int, misses: int) -> None:
+        """So many inputs were in the cache of vectors, and so many were not."""
+        ...
+
     def gaps_of(self, model: str) -> Callable[[float], None]:
         """A function that counts one gap between pieces of a model's answer. Called for each: it must cost nothing."""
         ...
@@ -31,6 +35,9 @@ class NoFigures:
         """Nobody asks."""
 
     def fell_back(self, model: str, to: str, reason: str) -> None:
+        """Nobody asks."""
+
+    def vectors_found(self, model: str, hits: int, misses: int) -> None:
         """Nobody asks."""
 
     def gaps_of(self, model: str) -> Callable[[float], None]:

@@ -37,12 +37,14 @@ from modelyard.types.model import Candidates
 from modelyard.types.status import RequestStatus, WaitStatus
 
 from .admission import Asked, Missed, fit_for, name_of
+from .cached_vectors import CachedVectors
 from .figures import Figures
 from .keys import Caller
 from .metered import MeteredStream
 from .prompt_guards import PromptGuards
 from .usage import Usage as UsageRecorder
-from .vectors import check_scores, check_vectors
+from .vector_cache import VectorCache
+from .vectors import check_scores
 
 log = structlog.get_logger()
 
@@ -89,7 +91,9 @@ class Inference:
         role_of: Callable[[str], str] = lambda _name: "",
         total_s: Callable[[str], float | None] = lambda _model: None,
         guards: PromptGuards | None = None,
+        vector_cache: VectorCache | None = None,
     ) -> None:
+        self.vectors = CachedVectors(vector_cache or VectorCache(0), metrics, router.embed)
         self.guards = guards or PromptGuards()
         self._catalog = catalog
         self._router = router
@@ -142,8 +146,7 @@ class Inference:
         """One vector per input."""
         candidates = self._admitted(caller, request.model, request, ticket)
         with self._deadline(ticket):
-            answer = await self._router.embed(candidates, request, ticket)
-        check_vectors(request, answer, ticket)
+            answer = await self.vectors.embed(candidates, request, ticket)
         ticket.usage = Usage(answer.input_tokens, 0)
         return answer
 

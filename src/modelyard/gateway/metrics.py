@@ -82,6 +82,11 @@ class Metrics:
             "fallbacks", "Answers by another model than the one asked for.", ("model", "to", "reason")
         )
         self.evictions = counter("evictions", "Models that left memory, by reason.", ("reason",))
+        self.vector_hits = counter("vector_cache_hits", "Inputs whose vectors were kept.", ("model",))
+        self.vector_misses = counter("vector_cache_misses", "Inputs that had to be embedded.", ("model",))
+        self.vector_bytes = Gauge(
+            "vector_cache_bytes", "Memory of the vectors that are kept.", namespace="modelyard", registry=registry
+        )
         self.loaded_at = Gauge(
             "model_loaded_timestamp_seconds", "When a model was last loaded.", ("model",),
             namespace="modelyard", registry=registry,
@@ -114,6 +119,13 @@ class Metrics:
             figures.prefill_s.observe(usage.prefill_s)
         if usage.decode_s is not None:
             figures.decode_s.observe(usage.decode_s)
+
+    def vectors_found(self, model: str, hits: int, misses: int) -> None:
+        """So many inputs were in the cache of vectors, and so many were not."""
+        if hits:
+            self.vector_hits.labels(model).inc(hits)
+        if misses:
+            self.vector_misses.labels(model).inc(misses)
 
     def fell_back(self, model: str, to: str, reason: str) -> None:
         """Another model answers than the one asked for."""
@@ -150,7 +162,7 @@ class Metrics:
         fields = event.fields
         match event.name:
             case "model.loaded":
-                self.load_s.labels(str(fields.get("kind", "chat"))).observe(_number(fields.get("took_s")))
+                self.load_s.labels(str(fields.get("purpose", "chat"))).observe(_number(fields.get("took_s")))
                 self.loaded_at.labels(str(fields.get("model", ""))).set(event.at)
             case "model.load_failed":
                 self.load_failures.labels(str(fields.get("engine", "")), str(fields.get("code", ""))).inc()
@@ -265,5 +277,6 @@ class NodeGauges(Collector):
         yield memory
         loaded = [resident for resident in residents if resident.state in (Residency.RESIDENT, Residency.DRAINING)]
         count_by_kind = GaugeMetricFamily("modelyard_resident_models", "Models in memory.", labels=("kind",))
-        count_by_kind.add_metric(("chat",), float(len(loaded)))
+        for purpose in ("chat", "embedding", "rerank"):
+            count_by_kind.add_metric((purpose,), float(sum(resident.purpose == purpose for resident in loaded)))
         yield count_by_kind

@@ -22,8 +22,10 @@ from modelyard.types.model import Candidates, Model
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus, WaitStatus
 
 from .audit import audited
+from .cached_vectors import identity_of
 from .keys import Caller
 from .node_operations import NodeOperations
+from .vector_cache import VectorCache
 
 log = structlog.get_logger()
 DRAINING = "node.draining"  # the last event that followers get
@@ -98,9 +100,11 @@ class Operations:
         store: Store | None = None,
         config_problem: Callable[[], str] = str,
         choose: Callable[[Candidates], Model] = first_of,
+        vectors: VectorCache | None = None,
     ) -> None:
         """`choose` says which of several copies a request would go to now."""
         self.choose = choose
+        self.vectors = vectors or VectorCache(0)
         self.events = events
         self.catalog = catalog
         self.store = store  # model files on this disk, where there is a place for them
@@ -218,6 +222,7 @@ class Operations:
         with audited(caller, "rescan", ""):
             async with self._scanning:
                 self.catalog.replace(await asyncio.to_thread(self._scan))
+            self.vectors.retain({identity_of(model) for model in self.catalog.list()})
             return self.catalog.list()
 
     def cancel(self, caller: Caller, request_id: str) -> None:

@@ -147,7 +147,11 @@ def _for_vectors(common: Model, folder: Path, config: Config, able: frozenset[Ca
     lengths = config.get("matryoshka_dimensions")
     if isinstance(lengths, list) and lengths and all(isinstance(length, int) for length in lengths):
         common = replace(common, metadata={**common.metadata, "matryoshka_dimensions": tuple(lengths)})
-    return replace(common, engine=EMBEDDINGS)
+    stamp = hashlib.sha256(common.identity.encode())
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*/*.safetensors")))[:PARTS_MAX]:
+        about = path.stat()  # tokenizer, pooling, prompts: each of them changes the vectors
+        stamp.update(f"{path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}\0".encode(errors="replace"))
+    return replace(common, engine=EMBEDDINGS, identity=stamp.hexdigest())
 
 
 def _problem(folder: Path, files: tuple[Path, ...], config: Config, *, may_run_code: bool) -> str:

@@ -64,7 +64,7 @@ class Acts:
             return record.keep_alive_s
         if not self.limits.expires:
             return -1.0
-        return self.limits.idle_ttl_s if record.idle_ttl_s is None else record.idle_ttl_s
+        return self.limits.idle_ttl_of(record.spec) if record.idle_ttl_s is None else record.idle_ttl_s
 
     def _grant(self, ticket: Ticket, record: Record) -> bool:
         """Give a slot. True if somebody else has now been overtaken as often as may be."""

@@ -293,6 +293,7 @@ class Hosting:
         return memory
 
     def _tell(self, name: str, hosted: Hosted, done: Receipt) -> None:
-        fields = {"model": hosted.spec.name, "engine": hosted.model.engine, "epoch": hosted.epoch, **told(done)}
+        spec, what = hosted.spec, {"engine": hosted.model.engine, "purpose": hosted.spec.purpose}
+        fields = {"model": spec.name, **what, "epoch": hosted.epoch, **told(done)}
         _log.info(name, **fields)
         self._events.publish(name, self._clock.wall(), **fields)

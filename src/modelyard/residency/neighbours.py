@@ -225,8 +225,9 @@ class SharedNodeStarter:
 
     def _spec(self, at: Neighbour, model: Model, footprint: Footprint, load_s: float) -> ModelSpec:
         return ModelSpec(
-            model.name, model.identity, footprint, slots=at.slots, load_s_expected=load_s, kind=at.node.kind
-        )
+            model.name, model.identity, footprint, slots=at.slots, load_s_expected=load_s, kind=at.node.kind,
+            purpose=model.purpose,
+        )  # fmt: skip
 
     def _of(self, model: Model) -> Neighbour:
         at = self.neighbours.get(model.node)

@@ -102,6 +102,7 @@ def _resident(scheduler: Scheduler, record: Record, hosted: Hosted | None, now: 
         degraded=record.spec.degraded,
         roles=tuple(sorted(scheduler.roles.get(name, ()))),
         kind=record.spec.kind,
+        purpose=record.spec.purpose,
         phase=phase,
         progress=share,
         eta_s=eta_s,

@@ -94,7 +94,7 @@ class Rules:
         return line is None or (before is not None and line.head.order > before)
 
     def _has_rules(self, model: str, way: ModelSpec) -> bool:
-        return self.limits.has_rules or model in self.setbacks or not way.footprint.is_known
+        return self.limits.has_rules(way) or model in self.setbacks or not way.footprint.is_known
 
     def _in_the_way(self, model: str, way: ModelSpec) -> tuple[str, ...]:
         """Who must leave whatever the bytes: other kinds, those over the group's number, and who shares its devices
@@ -120,8 +120,14 @@ class Rules:
         there += sum(spec.group == way.group for name, spec in self.expected.items() if name not in self.records)
         members = [name for name, spec in others.items() if spec.group == way.group and name not in self.pinned]
         too_many = there + 1 - allowed - sum(name in going for name in members)
-        by_cost = sorted((name for name in members if name not in going), key=self._cost)
-        return by_cost[: max(0, too_many)]
+        order = self._use if way.group in self.limits.oldest_first else self._cost
+        first = sorted((name for name in members if name not in going), key=order)
+        return first[: max(0, too_many)]
+
+    def _use(self, name: str) -> tuple[bool, float, str]:
+        if name in self.expected:
+            return True, 0.0, name
+        return not self._is_idle(name), self.records[name].idle_since, name
 
     def _cost(self, name: str) -> tuple[bool, float, str]:
         if name in self.expected:
@@ -132,7 +138,7 @@ class Rules:
         """Whether everybody who had to leave has really gone: seen gone, then loaded."""
         if model in self.records:
             return False
-        if not self.limits.has_rules and way.footprint.is_known:
+        if not self.limits.has_rules(way) and way.footprint.is_known:
             return True
         there = [one.spec for one in self.records.values()] + [spec for spec, _need in self.proposal.load]
         others = [spec for spec in there if spec.name not in self.pinned]

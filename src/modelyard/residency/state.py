@@ -31,7 +31,9 @@ class ResidencyLimits:
     groups: Mapping[str, int] = field(default_factory=dict)  # how many models of a group may be in memory
     headroom_bytes: int = GIB  # of each device, never given to a model
     headroom_by_device: Mapping[str, int] = field(default_factory=dict)  # of these instead
+    oldest_first: frozenset[str] = frozenset()  # groups whose members leave by when they were used, whatever they cost
     idle_ttl_s: float = 300.0  # negative: nothing expires that has none of its own
+    vectors_idle_ttl_s: float = 300.0  # the same of models that embed or rank
     expires: bool = True  # whether anything does by itself; a request may say so in any case
     queue_max: int = 512
     bypass_count_max: int = 8  # a ticket overtaken this often makes its victims drain
@@ -48,10 +50,13 @@ class ResidencyLimits:
     growth_ratio: float = 0.1  # over what was measured when it was ready: more is growth,
     growth_bytes_min: int = 64 * MIB  # and less than this is not
 
-    @property
-    def has_rules(self) -> bool:
-        """Whether models may be in each other's way for other reasons than bytes."""
-        return self.policy != "fit" or bool(self.groups)
+    def has_rules(self, spec: ModelSpec) -> bool:
+        """Whether others may be in this model's way for other reasons than bytes."""
+        return self.policy != "fit" or spec.group in self.groups
+
+    def idle_ttl_of(self, spec: ModelSpec) -> float:
+        """How long a model stays that has no time of its own."""
+        return self.idle_ttl_s if spec.purpose == "chat" else self.vectors_idle_ttl_s
 
 
 @dataclass(slots=True, eq=False)

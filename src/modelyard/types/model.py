@@ -29,6 +29,8 @@ class Capability(StrEnum):
     THINKING = "thinking"
 
 
+Purpose = Literal["chat", "embedding", "rerank"]  # what a model is for
+VECTORS_GROUP = "(vectors)"  # the group of models that embed or rank and name no other; no setting can name it
 Kind = Literal["local", "ollama", "openai"]  # who brings a model into memory: we, an Ollama node, or nobody here
 
 
@@ -90,6 +92,15 @@ class Model:
         """The name without the node."""
         return self.name.partition("@")[0]
 
+    @property
+    def purpose(self) -> Purpose:
+        """What it is for: one that writes, and embeds besides, is for chats."""
+        if self.capabilities & {Capability.CHAT, Capability.COMPLETION}:
+            return "chat"
+        if Capability.RERANK in self.capabilities:
+            return "rerank"
+        return "embedding" if Capability.EMBED in self.capabilities else "chat"
+
 
 def model_at(node: str, kind: Kind, node_model: str, **known: Any) -> Model:
     """A copy of a model as another node has it; `known` are further fields. Raises `ValueError` for what is no name.
@@ -126,6 +137,7 @@ class ModelSpec:
     idle_ttl_s: float | None = None  # this model's own idle TTL; negative is for ever, None the node's default
     pinned: bool = False  # pinned by configuration
     kind: Kind = "local"
+    purpose: Purpose = "chat"
     context_length: int = 0  # per slot; 0: it has none, or nobody knows
     weight: float = 1.0  # multiplies what it costs to bring back: heavier ones are evicted later
     priority: int = 0  # who waits for a higher one gets memory first; nobody is overtaken without bound

@@ -40,6 +40,7 @@ class ResidentStatus:
     expires_in_s: float | None  # None: never, or busy
     pid: int | None = None
     kind: str = "local"
+    purpose: str = "chat"  # or embedding, rerank
     roles: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()  # what was given up so that it fits
     predicted_bytes: dict[str, int] = field(default_factory=dict)  # before the load, without the band

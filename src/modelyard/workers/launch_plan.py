@@ -17,7 +17,7 @@ from modelyard.errors import LoadFailed
 from modelyard.memory.contexts import bucket, sizes
 from modelyard.memory.measured import MeasuredStore
 from modelyard.types.memory import Footprint
-from modelyard.types.model import Model, ModelSpec
+from modelyard.types.model import VECTORS_GROUP, Model, ModelSpec
 
 LOAD_BYTES_PER_S_EXPECTED = 500_000_000  # a first guess of what a load costs, until one was measured
 LOAD_S_MIN = 0.2
@@ -68,7 +68,7 @@ class LaunchPlanner:
             if tokens != default:
                 reasons = {**options.reasons, "context_length": "asked for"}
                 options = replace(options, context_length=tokens, reasons=reasons)
-        keeping = self._keeping.get(model.name.lower()) or self._keeping.get("", Keeping())
+        keeping = self._keeping_of(model)
         rungs = [await self._plan(engine, model, way, keeping, given_up) for way, given_up in _rungs(options, keeping)]
         full = await self._plan(engine, model, options, keeping, ())
         spec = replace(full.spec, rungs=tuple(rung.spec for rung in rungs))
@@ -78,12 +78,17 @@ class LaunchPlanner:
         """What a load would take with each size of context, without asking the engine anew."""
         engine = self._engine(model)
         options = engine.options(model)
-        keeping = self._keeping.get(model.name.lower()) or self._keeping.get("", Keeping())
+        keeping = self._keeping_of(model)
         found = []
         for tokens in sizes(options.context_length or 0, model.context_length):
             way = replace(options, context_length=tokens)
             found.append((await self._plan(engine, model, way, keeping, (), is_cheap=True)).spec)
         return tuple(found)
+
+    def _keeping_of(self, model: Model) -> Keeping:
+        """What is configured for it; models that embed or rank are together in a group, if they name no other."""
+        keeping = self._keeping.get(model.name.lower()) or self._keeping.get("", Keeping())
+        return keeping if keeping.group or model.purpose == "chat" else replace(keeping, group=VECTORS_GROUP)
 
     def _engine(self, model: Model) -> Engine:
         engine = next((engine for engine in self._engines if engine.serves(model)), None)
@@ -108,6 +113,7 @@ class LaunchPlanner:
             slots=options.slots,
             load_s_expected=LOAD_S_MIN + model.size_bytes / LOAD_BYTES_PER_S_EXPECTED,
             idle_ttl_s=keeping.idle_ttl_s,
+            purpose=model.purpose,
             pinned=keeping.pinned,
             context_length=options.context_length or 0,
             weight=keeping.weight,
