@@ -75,7 +75,8 @@ def paths_of_one(path: Path | None) -> tuple[Path, ...]:
 
 def engine_order(settings: Settings, model: str) -> tuple[str, ...]:
     """Engines, the first choice first."""
-    return settings.models.own_options(model).engines or settings.models.engines
+    only = (settings.models.engine,) if settings.models.engine is not None else ()
+    return (*only, *(settings.models.own_options(model).engines or settings.models.engines))
 
 
 def fallbacks(settings: Settings, model: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.config.load import Origin
-from modelyard.naming import prompt_limits
+from modelyard.naming import engine_order, prompt_limits
 from tests.config.test_load import load, refusal
 
 
@@ -66,6 +66,17 @@ def test_one_stand_in_for_all_is_no_circle(tmp_path: Path) -> None:
     )
 
     assert load(tmp_path).settings.models.options_for("a").stand_ins == ("b", "small")
+
+
+def test_engines_are_those_of_the_model_else_of_all_and_the_only_one_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text(
+        '[models]\nengines = ["transformers"]\n[models.options.a]\nengines = ["llama.cpp", "transformers"]\n'
+    )
+    given, only = load(tmp_path).settings, load(tmp_path, {"MODEL_BACKEND": "transformers"}).settings
+
+    assert engine_order(given, "other") == ("transformers",)
+    assert engine_order(given, "A") == ("llamacpp", "transformers")
+    assert engine_order(only, "a")[0] == "transformers"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "lots", "1e3", "9999999999999"])

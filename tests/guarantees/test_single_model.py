@@ -83,9 +83,20 @@ async def test_a_folder_with_two_formats_is_one_model_and_says_which_engine_and_
     assert (answer.status, by_file.status) == (200, 200)
     assert {one["id"] for one in listed["data"]} == {"tiny", "yardling"}
     engine = next(line for line in shown.splitlines() if line.split()[:1] == ["engine"])
-    assert engine.split(maxsplit=2)[1:] == ["llamacpp", "(llamacpp is the default, and the folder has both formats)"]
+    assert engine.split(maxsplit=2)[1:] == ["llamacpp", "(llamacpp comes first, and the folder has both formats)"]
     for name in ("context_length", "slots", "threads", "n_batch", "n_gpu_layers", "kv_type"):
         assert any(line.split()[:1] == [name] and "(" in line for line in shown.splitlines()), shown
+
+
+async def test_the_other_engine_serves_it_where_it_is_the_only_one() -> None:
+    with short_folder() as outside:
+        given = {"MODEL_PATH": str(both_formats(outside)), "MODEL_BACKEND": "transformers"}
+        async with running(CONFIG, environment=given) as server, client() as session:
+            listed = await fetch(session, server, "/v1/models")
+            one = await fetch(session, server, "/v1/models/tiny")
+
+    assert {model["id"] for model in listed["data"]} == {"tiny", "yardling"}
+    assert one["modelyard"]["engine"] == "transformers"
 
 
 @pytest.mark.parametrize(
