@@ -105,3 +105,22 @@ def test_idle_models_that_stay_are_told_of(tmp_path: Path) -> None:
 
     assert "MODEL_UNLOAD_ENABLED=1" in text.partition("Worth knowing:")[2]
     assert "MODEL_UNLOAD_ENABLED=1" not in told(tmp_path)
+
+
+def test_variables_of_others_that_count_are_shown_and_their_secrets_are_not(tmp_path: Path) -> None:
+    given = {"HF_TOKEN": KEY, "HF_ENDPOINT": f"https://me:{KEY}@hub.example", "OLLAMA_MODELS": "/srv/ollama"}
+    text = told(tmp_path, environment=given).partition("From the environment:")[2]
+
+    assert "  OLLAMA_MODELS=/srv/ollama" in text
+    assert "  HF_TOKEN=" in text
+    assert "  HF_ENDPOINT=" in text
+    assert KEY not in text
+
+
+def test_keys_of_nodes_are_not_shown(tmp_path: Path) -> None:
+    nodes = f'[{{"name": "far", "kind": "openai", "url": "https://far.example/v1", "key": "{KEY}"}}]'
+
+    text = told(tmp_path, environment={"MODELYARD_NODES": nodes})
+
+    assert "MODELYARD_NODES=" in text
+    assert KEY not in text

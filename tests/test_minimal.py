@@ -158,8 +158,9 @@ async def test_what_the_configuration_says_in_vain_is_told(server: Server) -> No
     assert server.process.poll() is None
 
 
-def test_neither_heavy_libraries_nor_traceback_printers_are_imported() -> None:
-    probe = "import sys, json; from modelyard import logs, serving, compose_minimal; print(json.dumps([*sys.modules]))"
+@pytest.mark.parametrize("way_in", ["logs, serving, compose_minimal", "asgi, compose_minimal"])
+def test_neither_heavy_libraries_nor_traceback_printers_are_imported(way_in: str) -> None:
+    probe = f"import sys, json; from modelyard import {way_in}; print(json.dumps([*sys.modules]))"
     loaded = {name.partition(".")[0] for name in json.loads(subprocess.check_output([sys.executable, "-c", probe]))}
 
     absent = {"fastapi", "prometheus_client", "pynvml", "aiohttp", "httpx2", "rich", "pygments", "attr", "xllamacpp"}

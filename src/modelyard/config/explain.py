@@ -19,6 +19,11 @@ from modelyard.units import GIB, format_bytes, format_duration, parse_bytes, par
 
 MASK = "********"
 COMMIT_BYTES_MIN = 16 * GIB
+# Not settings of ours, and they count all the same.
+FURTHER_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
+    "OLLAMA_MODELS", "OLLAMA_REMOTE_HOST", "OLLAMA_REMOTE_PORT",
+)  # fmt: skip
 DISK_FREE_BYTES_MIN = 5 * GIB
 UNLOAD_DISABLED = Finding(
     "unload_disabled",
@@ -60,11 +65,12 @@ def effective_lines(loaded: LoadedSettings, *, everything: bool = False) -> tupl
 
 
 def variable_lines(loaded: LoadedSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The environment variables in effect, secrets masked."""
-    return tuple(
-        f"{name}={MASK if _is_secret(parts) else environment.get(name, '')}"
-        for name, parts in sorted(loaded.variables.items())
-    )
+    """The environment variables in effect, secrets masked: settings, and what else counts."""
+    shown = {name: MASK if _is_secret(parts) else environment.get(name, "") for name, parts in loaded.variables.items()}
+    for name in FURTHER_VARIABLES:
+        if value := environment.get(name):
+            shown[name] = MASK if "TOKEN" in name or "@" in value else value
+    return tuple(f"{name}={value}" for name, value in sorted(shown.items()))
 
 
 def risks(settings: Settings, facts: MachineFacts) -> list[Finding]:
@@ -202,4 +208,4 @@ def _plain(value: object) -> object:
 
 
 def _is_secret(parts: Parts) -> bool:
-    return parts[:1] == ("keys",)
+    return parts[:1] in (("keys",), ("nodes",))  # nodes as one JSON text may have keys in them

@@ -34,7 +34,7 @@ _SMALLER = N_(
     "Use a smaller context (context_length), a smaller quantisation, or kv_type = q8_0; or unload another model."
 )
 _EMBEDDINGS = N_(
-    "If embedding models grow, give them a shorter idle time (idle_ttl_s), or load fewer at a time (models.groups)."
+    "If embedding models grow: a shorter idle time (embeddings.idle_ttl_s), or fewer loaded (embeddings.resident_max)."
 )
 _HINTS: dict[str, tuple[str, ...]] = {
     "out_of_memory": (

@@ -26,7 +26,7 @@ _FOREIGN_HINTS = (
 _TRIED_HINT = N_("Smaller ways that were tried in vain: {tried}.")
 _PINNED_HINTS = (
     N_("Unpin or unload a model: only pinned ones are in the way."),
-    N_("For embedding models a shorter idle time, or fewer loaded at a time (models.groups), will do."),
+    N_("Embedding models may do with a shorter idle time (embeddings.idle_ttl_s) instead of a pin."),
 )
 
 
