@@ -3,6 +3,7 @@
 #   make test      run the tests                                (ARGS="-k scheduler" picks some)
 #   make check     lint, types and the architecture test
 #   make bench     print the figures, each beside its baseline
+#   make bench-engines  every engine: speed beside the bare engine, load times, memory
 #   make scorecard sixteen ways in which nodes fail, and what callers see
 #   make bench-routing  compare ways to choose a node, simulated
 #   make prove     the tests with their full counts             (long)
@@ -13,7 +14,7 @@ ARGS   ?=
 TORCH  ?= torch==2.13.0
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check bench scorecard prove simulate lock clean
+.PHONY: run test check bench bench-engines scorecard prove simulate lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed-run
@@ -33,6 +34,9 @@ bench: $(VENV)/installed-test
 
 scorecard: $(VENV)/installed-test
 	@$(BIN)/python -m bench.scorecard
+
+bench-engines: $(VENV)/installed-test
+	@$(BIN)/python -m bench --engines $(ARGS)
 
 bench-routing: $(VENV)/installed-test
 	@$(BIN)/python -m bench.routing $(ARGS)

@@ -1,4 +1,4 @@
-"""Every figure of this server in one table: `python -m bench [--only NAME] [--json FILE]`.
+"""Every figure of this server in one table: `python -m bench [--engines] [--only NAME] [--json FILE]`.
 
 A report, not a test: it ends with 0 whatever it finds, and says plainly what missed its bound.
 """
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from . import engines, idle, relaying, through_nodes
+from . import engines, every_engine, idle, relaying, through_nodes
 from .machine import Row, environment, need_tools
 
 FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
@@ -26,20 +26,27 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "swap": engines.swap,
     "idle": idle.idle,
 }
+ENGINES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+    "llamacpp": every_engine.llamacpp,
+    "transformers": every_engine.transformers,
+    "loads": every_engine.loads,
+}
+ALL = {**FIGURES, **ENGINES}
 HEADINGS = Row("figure", "ours", "without us", "compared", "bound")
 OK = {None: "", True: "ok", False: "MISSED"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description="Measure this server beside the same work without it.")
-    parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=" or ".join(FIGURES))
+    parser.add_argument("--only", action="append", choices=ALL, metavar="NAME", help=" or ".join(ALL))
+    parser.add_argument("--engines", action="store_true", help="the figures of every engine instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     asked = parser.parse_args()
     before = environment()
     print(before, end="\n\n", flush=True)
     if problem := need_tools():
         print(problem, file=sys.stderr)
-    rows = asyncio.run(measured(asked.only or list(FIGURES)))
+    rows = asyncio.run(measured(asked.only or list(ENGINES if asked.engines else FIGURES)))
     print(table(rows))
     if missed := [row.name for row in rows if row.ok is False]:
         print(f"\n{len(missed)} missed: {', '.join(missed)}")
@@ -54,7 +61,7 @@ async def measured(names: Sequence[str]) -> list[Row]:
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
-            rows += await FIGURES[name]()
+            rows += await ALL[name]()
         except Exception as problem:
             rows.append(Row(name, f"not measured: {type(problem).__name__} {problem}", ok=False))
     return rows

@@ -9,9 +9,10 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .node import Server, running, short_folder
 SPEED_RATIO_MIN = 0.97
 SWAP_RATIO_MAX = 1.15
 STREAM_COUNTS = (1, 8)
+SLOTS = 8
 ANSWER_S = 2.0  # as many tokens as take so long are asked for, within these limits
 ANSWER_TOKENS_MIN, ANSWER_TOKENS_MAX = 8, 256
 PAIRS_MIN, PAIRS_MAX = 2, 7
@@ -33,15 +35,16 @@ ROW_S = 15.0  # no further pair is begun after so long: on a busy machine an eng
 MIB = 1024**2
 
 
-def _configuration(folder: Path, **memory: object) -> dict[str, Any]:
+def configuration(folder: Path, *, slots: int = SLOTS, **memory: object) -> dict[str, Any]:
+    """A server on the models of a folder."""
     return {
-        "models": {"builtin": False, "folders": [str(folder)], "launch": {"slots": 8, "context_length": 512}},
+        "models": {"builtin": False, "folders": [str(folder)], "launch": {"slots": slots, "context_length": 512}},
         "memory": {"gpus": False, "headroom_bytes": 0, **memory},
     }
 
 
 @asynccontextmanager
-async def _models(write: Callable[[Path], Path], *names: str) -> AsyncIterator[Path]:
+async def models(write: Callable[[Path], Path], *names: str) -> AsyncIterator[Path]:
     """A folder with the same model under every name."""
     with short_folder() as folder:
         first = await asyncio.to_thread(write, folder / f"{names[0]}.gguf")
@@ -50,29 +53,34 @@ async def _models(write: Callable[[Path], Path], *names: str) -> AsyncIterator[P
         yield folder
 
 
-async def speed() -> list[Row]:
-    """Tokens a second of a 0.5B shape, from the question to the last byte."""
-    async with _models(write_half_billion, "half") as folder, running(_configuration(folder)) as server:
+async def speed(counts: Sequence[int] = STREAM_COUNTS) -> list[Row]:
+    """Tokens a second of a 0.5B shape, from the question to the last byte, beside the bare engine."""
+    slots = max(*counts, SLOTS)
+    async with models(write_half_billion, "half") as folder, running(configuration(folder, slots=slots)) as server:
         await server.admin("POST", "/admin/models/half/load")
-        socket = server.sockets()[-1]
-        return [await _speed_row(server.port, socket, streams) for streams in STREAM_COUNTS]
+        bare = partial(tokens_per_s, server.sockets()[-1])
+        return [await speed_row("llamacpp", partial(tokens_per_s, server.port), bare, count) for count in counts]
 
 
-async def _speed_row(port: int, socket: Path, streams: int) -> Row:
-    await _tokens_per_s(port, streams, ANSWER_TOKENS_MIN)
-    fitting = await _tokens_per_s(socket, streams, ANSWER_TOKENS_MIN) * ANSWER_S / streams
+Speed = Callable[[int, int], Awaitable[float]]  # tokens a second of so many streams with so many tokens each
+
+
+async def speed_row(engine: str, through_us: Speed, bare: Speed, streams: int) -> Row:
+    """One row: as many tokens as take a moment, in turns."""
+    await through_us(streams, ANSWER_TOKENS_MIN)
+    fitting = await bare(streams, ANSWER_TOKENS_MIN) * ANSWER_S / streams
     tokens = round(min(max(fitting, ANSWER_TOKENS_MIN), ANSWER_TOKENS_MAX))
     ours: list[float] = []
-    bare: list[float] = []
+    alone: list[float] = []
     for number in rounds():
         # In turns: whoever comes first in a pair may have found the machine in another state.
-        for where in (port, socket) if number % 2 else (socket, port):
-            (ours if where is port else bare).append(await _tokens_per_s(where, streams, tokens))
-    ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+        for way, found in ((through_us, ours), (bare, alone)) if number % 2 else ((bare, alone), (through_us, ours)):
+            found.append(await way(streams, tokens))
+    ratios = [one / other for one, other in zip(ours, alone, strict=True)]
     return Row(
-        f"tokens/s of a 0.5B shape, {streams} stream{'s' if streams > 1 else ''}",
+        f"{engine}: tokens/s of a 0.5B shape, {streams} stream{'s' if streams > 1 else ''}",
         f"{middle(ours):.1f}",
-        f"{middle(bare):.1f}",
+        f"{middle(alone):.1f}",
         f"{middle(ratios):.3f} of it ({spread(ratios, '.3f')})",
         f">= {SPEED_RATIO_MIN}",
         middle(ratios) >= SPEED_RATIO_MIN,
@@ -88,7 +96,8 @@ def rounds() -> Iterator[int]:
         yield number
 
 
-async def _tokens_per_s(where: int | Path, streams: int, tokens: int) -> float:
+async def tokens_per_s(where: int | Path, streams: int, tokens: int) -> float:
+    """Of answers by whoever listens there."""
     answers = [Answer() for _n in range(streams)]
     body = chat("half", text_of_tokens(16), tokens)
     began = time.monotonic()
@@ -141,14 +150,14 @@ async def swap() -> list[Row]:
 
 
 async def _swap_row(label: str, write: Callable[[Path], Path]) -> Row:
-    async with _models(write, "one", "two") as folder:
-        async with running(_configuration(folder)) as server:
+    async with models(write, "one", "two") as folder:
+        async with running(configuration(folder)) as server:
             receipt = (await server.admin("POST", "/admin/models/one/load"))["receipt"]
             status = await server.admin("GET", "/admin/status")
             bare = _Bare.of(server.workers()[-1])
             need_bytes = status["residents"][0]["reserved_bytes"]["ram"]
         assert receipt is not None
-        async with running(_configuration(folder, ram_limit_bytes=int(need_bytes * 1.5))) as server:
+        async with running(configuration(folder, ram_limit_bytes=int(need_bytes * 1.5))) as server:
             await server.admin("POST", "/admin/models/one/load")
             return await _swaps(label, server, bare, folder)
 
