@@ -211,3 +211,12 @@ def test_a_build_of_torch_without_gpus_is_known(tmp_path: Path, monkeypatch: pyt
 
     (package / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
     assert torch_uses_gpus()
+
+
+def test_a_changed_configuration_counts_at_the_next_start(yardling: Model) -> None:
+    recipe = engine()
+
+    recipe.configure(replace(SMALL, n_batch=128), {"yardling-hf": replace(SMALL, n_batch=32)})
+
+    assert params_of(recipe, yardling)["batch_tokens"] == 32
+    assert params_of(recipe, replace(yardling, name="other"))["batch_tokens"] == 128

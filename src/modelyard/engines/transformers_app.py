@@ -60,6 +60,7 @@ class Engine:
     """What computes."""
 
     context_length: int
+    vocabulary_count: int
     defaults: Sampling
     encode: Callable[..., list[int]]  # (text, adds_special=...)
     decode: Callable[[list[int]], str]
@@ -104,6 +105,8 @@ class Inference:
     async def _prompt(self, question: Question) -> tuple[str, list[int]]:
         """The prompt's end as text, and the whole as tokens."""
         if isinstance(question.prompt, tuple):
+            if not all(0 <= token < self._engine.vocabulary_count for token in question.prompt):
+                raise Refused("the prompt has a token that the model does not have")
             return "", list(question.prompt)
         text = await self.rendered(question) if question.is_chat else question.prompt
         return text, await self.tokens(text, adds_special=not question.is_chat)  # a template writes its own

@@ -84,7 +84,8 @@ def _changed(scores: Any, sampling: Sampling, state: Any) -> None:
 def _drawn(scores: Any, draw: Draw) -> Any:
     """One token, by chance."""
     sampling = draw.sampling
-    scores = scores / sampling.temperature
+    # Nothing a request says may make a number that is none: an error here is the end of everybody's answers.
+    scores = torch.nan_to_num(scores - scores.max()) / sampling.temperature
     size = scores.size(0)
     if 0 < sampling.top_k < size:
         scores, tokens = torch.topk(scores, sampling.top_k)
@@ -96,7 +97,9 @@ def _drawn(scores: Any, draw: Draw) -> Any:
     if sampling.min_p:
         chances[chances < sampling.min_p * chances.max()] = 0
     if sampling.top_p < 1:
-        chances[chances.cumsum(-1) - chances >= sampling.top_p] = 0
+        is_beyond = chances.cumsum(-1) - chances >= sampling.top_p
+        is_beyond[0] = False
+        chances[is_beyond] = 0
     at = torch.multinomial(chances, 1, generator=draw.generator)
     return at if tokens is None else tokens[at]
 

@@ -220,7 +220,8 @@ def engine_of(loaded: Loaded, params: Params, environment: Mapping[str, str]) ->
         return str(backend.decode(tokens, skip_special_tokens=True))
 
     return Engine(
-        params.context_length, defaults_of(loaded.model), encode, decode, requests.begin, ends, requests.counters,
+        params.context_length, loaded.model.config.get_text_config().vocab_size, defaults_of(loaded.model),
+        encode, decode, requests.begin, ends, requests.counters,
         renderer=Renderer(template, environment) if template else None, template_names=names,
         may_think=THINK in (template or "") or "enable_thinking" in (template or ""), may_call=CALL in (template or ""),
     )  # fmt: skip

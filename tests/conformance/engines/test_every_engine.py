@@ -196,6 +196,29 @@ async def test_requests_side_by_side_are_sampled_each_in_its_own_way(
     assert texts[1] == texts[3]
 
 
+EXTREMES: tuple[dict[str, Any], ...] = (
+    {"temperature": 1e-30, "top_p": 1e-9},
+    {"temperature": 2, "top_p": 0, "top_k": 1_000_000},
+    {"temperature": 0.001, "min_p": 1, "presence_penalty": -2, "frequency_penalty": 2},
+    {"temperature": 1, "logit_bias": {"0": -100, "999999999": 100}, "repeat_penalty": 0.01, "repeat_last_n": 0},
+    {"temperature": 0, "seed": 2**31, "top_k": 0},
+)
+
+
+async def test_no_way_to_choose_tokens_ends_a_worker(yard: Server, session: aiohttp.ClientSession, case: Case) -> None:
+    await ask(session, yard, case.model, content=QUESTION, max_tokens=1)
+    pid = await worker_pid(session, yard, case.model)
+
+    answers = [await ask(session, yard, case.model, content=QUESTION, max_tokens=4, **each) for each in EXTREMES]
+    body = {"model": case.model, "prompt": [1, 10**8], "max_tokens": 2}
+    async with session.post(f"{yard.url}/v1/completions", json=body) as response:
+        impossible = response.status
+
+    assert all(answer.status in (200, 400) for answer in answers)
+    assert impossible in ((200,) if case.is_scripted else (400,))
+    assert await worker_pid(session, yard, case.model) == pid
+
+
 async def test_several_choices_are_several_answers(yard: Server, session: aiohttp.ClientSession, case: Case) -> None:
     answer = await whole(session, yard, case.model, content=QUESTION, n=2, max_tokens=4, temperature=0)
 
