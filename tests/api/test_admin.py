@@ -178,7 +178,7 @@ def test_the_description_is_openapi_3_1_and_covers_exactly_the_admin_routes_and_
         (route.path.replace(":path}", "}"), method)
         for route in yard.app.routes
         if isinstance(route, Route) and isinstance(route.app, Secured)
-        if route.path.startswith(("/admin/", "/api/v1/llm/"))
+        if route.path.startswith(("/admin/", "/api/v1/llm/", "/v1/embeddings", "/v1/rerank"))
         for method in route.app.methods
         if method != "HEAD"
     }

@@ -1,12 +1,14 @@
-"""The description of `/api/v1/llm/*` in the OpenAPI document: the shapes of bodies and answers, from their types."""
+"""Our own paths to models, embeddings and rerank in the OpenAPI document: the shapes of bodies and answers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from .embedding_bodies import EmbeddingsBody
 from .ollama_body import CallBody, OllamaChatBody, OllamaEmbedBody, OllamaGenerateBody
+from .rerank import RerankBody
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -58,6 +60,55 @@ class LlmEmbeddings(_Answer, kw_only=True):
     embeddings: list[list[float]]
 
 
+class Tokens(msgspec.Struct):
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingData(msgspec.Struct):
+    """One vector, as numbers or packed as base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(msgspec.Struct, kw_only=True):
+    """One vector per input, in their order, in OpenAI's words."""
+
+    object: Literal["list"]
+    data: list[EmbeddingData]
+    model: str
+    usage: Tokens
+    modelyard: dict[str, Any] | None = None
+
+
+class RankedDocument(msgspec.Struct):
+    """What was asked about."""
+
+    text: str
+
+
+class Ranked(msgspec.Struct, kw_only=True):
+    """One document: its place among those that were given, and how well it answers."""
+
+    index: int
+    relevance_score: float
+    document: RankedDocument | None = None
+
+
+class Reranked(msgspec.Struct, kw_only=True):
+    """Documents, the best first."""
+
+    object: Literal["list"]
+    model: str
+    results: list[Ranked]
+    usage: Tokens
+    modelyard: dict[str, Any] | None = None
+
+
 class LlmErrorDetail(msgspec.Struct):
     """What is wrong and what to do about it."""
 
@@ -79,6 +130,8 @@ class LlmError(msgspec.Struct):
 _PATHS: tuple[tuple[str, str, type, type], ...] = (
     ("/api/v1/llm/generate", "Answer or continue a text, where the model is.", OllamaGenerateBody, LlmText),
     ("/api/v1/llm/chat", "Answer a chat, where the model is.", OllamaChatBody, LlmChat),
+    ("/v1/embeddings", "Embed texts, in OpenAI's words.", EmbeddingsBody, Embeddings),
+    ("/v1/rerank", "Order documents, by how well they answer a query.", RerankBody, Reranked),
     ("/api/v1/llm/embeddings", "Turn texts into vectors, where the model is.", OllamaEmbedBody, LlmEmbeddings),
 )  # fmt: skip
 
@@ -98,7 +151,7 @@ def described(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(summary: str, asked: type, answer: type) -> dict[str, Any]:
     whole: dict[str, Any] = {"application/json": {"schema": _of(answer)}}
-    if answer is not LlmEmbeddings:
+    if issubclass(answer, _Timed):
         whole["application/x-ndjson"] = {"schema": _of(answer)}
     return {
         "summary": summary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.support.minilm import write_minilm_gguf
-from tests.support.node import Server, serving, short_folder
+from tests.support.node import Server, serving, short_folder, until
 
 NAMES = ("one", "two", "three")
 CONFIG = {"memory": {"gpus": False}, "embeddings": {"resident_max": 2, "idle_ttl_s": 600}}
@@ -105,3 +106,23 @@ def test_a_model_is_found_by_a_scan_while_the_server_runs(http: httpx2.Client, s
     assert "newer" in told.stdout.splitlines()
     assert any(line.startswith("broken  ") for line in told.stdout.splitlines())
     embed(http, "newer", "hello")
+
+
+async def test_idle_time_number_and_cache_change_while_models_are_in_memory(
+    http: httpx2.Client, server: Server
+) -> None:
+    embed(http, "two", "kept")
+    path = server.folder / "modelyard.json"
+    given = json.loads(path.read_text())
+    path.write_text(json.dumps({**given, "embeddings": {"resident_max": 1, "idle_ttl_s": 30, "cache_bytes": 0}}))
+
+    def has_changed() -> bool:
+        expires_s = residents(http)["two"]["expires_in_s"]
+        return bool(expires_s is not None and expires_s <= 30)
+
+    await until(has_changed, "the new idle time counts")
+    cache = http.get("/health/detailed").json()["vector_cache"]
+    embed(http, "three", "first")
+
+    assert (cache["bytes"], cache["bytes_max"], cache["entries"]) == (0, 0, 0)
+    assert residents(http).keys() == {"three"}
