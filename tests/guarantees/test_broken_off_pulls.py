@@ -27,9 +27,10 @@ from tests.support.in_memory import in_memory
 from tests.support.node import clean_environment, until
 from tests.support.pulling import NAME, Planned, pulled, pulling, there
 
-FILE, CHUNK_BYTES = "tiny.gguf", 4096
+FILE, CHUNK_BYTES = "tiny.gguf", 2048
 DATA = random.Random(11).randbytes(3 * 1024**2 + 17)
 REFETCHED_RATIO_MAX = 0.05
+LOST_BYTES_MAX = 3 * 1024**2  # by a kill: what was not written yet, and what was on its way
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ async def test_no_number_of_interruptions_costs_more_than_a_twentieth(hub: FakeH
     at = refetched = boots = 0
     for number in range(interruptions):
         step = len(DATA) // (interruptions + 1)
-        disk = FaultyDisk(attic, "power" if number % 2 else "power zeros", boot=f"{boots}")
+        disk = FaultyDisk(attic, "power" if number % 2 else "power zeros", boot=f"{boots:04}")
         kind = draw.choice(("cut", "leave", "power"))
         hub.requests.clear()
         spot = draw.randint(step // 2, step)
@@ -110,7 +111,7 @@ async def test_killed_without_a_word_the_next_command_goes_on_at_once(tmp_path: 
 
     assert (last.returncode, said) == (0, b"org/tiny:q4_k_m\n"), beside
     assert there(tmp_path / "store") == {"org/tiny:q4_k_m": {"Tiny-Q4_K_M.gguf": data}}
-    assert hub.sent_bytes < len(data) * 1.9
+    assert hub.sent_bytes < len(data) + count(2, 20) * LOST_BYTES_MAX
 
 
 async def test_two_commands_at_once_fetch_a_file_once(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ ACTS = {
     "copy": Act(lambda store: store.copy("old", "mine:v1"), {**BEFORE, "mine:v1": OLD}),
     "delete": Act(lambda store: store.remove("old"), {"other:q4": BEFORE["other:q4"]}),
 }
-MODES: tuple[Mode, ...] = ("error", "short", "kill", "power", "power zeros")
+MODES: tuple[Mode, ...] = ("error", "short", "kill", "power", "power zeros", "power some")
 
 
 @pytest.fixture
@@ -169,6 +169,24 @@ def test_two_faults_in_a_row_do_no_more_harm_than_one(mode: Mode, origin: Path, 
         pull(store, "new", NEW)
         assert contents(store) == ACTS["pull"].after, seed
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("forgotten", ["sync", "sync_folder"])
+def test_a_store_that_forgot_to_sync_would_be_found_out(
+    forgotten: str, origin: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FaultyDisk, forgotten, lambda self, _what: self._step())
+
+    found_out = 0
+    modes: tuple[Mode, ...] = ("power zeros", "power some")
+    for mode in modes:
+        for fail_at in range(1, 60):
+            try:
+                attempt(ACTS["pull another version"], origin, place, mode, fail_at, errno.EIO)
+            except (AssertionError, OSError, YardError):
+                found_out += 1
+
+    assert found_out > 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"null", b'{"schema_version": 2}', b"\0" * 4096, b"[" * 100_000])

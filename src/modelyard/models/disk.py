@@ -95,6 +95,9 @@ def is_same_file(descriptor: int, path: Path) -> bool:
 
 def remove_tree(disk: Disk, folder: Path) -> None:
     """A folder with all that is in it; links are removed and never followed."""
+    if folder.is_symlink() or not folder.is_dir():
+        disk.unlink(folder)
+        return
     with os.scandir(folder) as listing:
         entries = list(listing)
     for entry in entries:

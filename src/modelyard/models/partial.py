@@ -190,8 +190,12 @@ class Partial:
             self._disk.sync_folder(self._folder)
             first, rest, known = header, b"", {}
         self._header_bytes = len(first) + 1
+        is_same_boot = bool(boot) and known.get("boot") == boot
+        if known and not is_same_boot and len(header) == len(first):
+            self._disk.write(self._journal, header, 0)  # what comes from now on is of this boot
+            self._disk.sync(self._journal)
         chunks = [rest[at : at + 64] for at in range(0, len(rest) - _LINE_BYTES + 1, _LINE_BYTES)]
-        return chunks, bool(boot) and known.get("boot") == boot
+        return chunks, is_same_boot
 
     def _pieces(self, size_bytes: int) -> Iterator[bytes]:
         at = 0

@@ -203,6 +203,9 @@ class Store:
             sound, damaged = self.manifests()
             wanted = {self.folder_of(manifest) for manifest in sound.values()}
             for named in [path for path in self._models.iterdir() if path.name not in map(file_name, damaged)]:
+                if named.is_symlink() or not named.is_dir():
+                    self.disk.unlink(named)
+                    continue
                 for version in [path for path in named.iterdir() if path not in wanted]:
                     remove_tree(self.disk, version)
                 if not any(named.iterdir()):

@@ -21,6 +21,7 @@ _OLLAMA = "ollama:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 _REVISION_CHARS_MAX = 100
+_NODE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +86,6 @@ def _of_node(text: str) -> NodeReference:
     ref = ModelRef.parse(text)
     model, _at, _node = text.partition("@")
     canonical(model)
+    if ref.node is not None and not _NODE.fullmatch(ref.node):
+        raise ValueError("it names no node")
     return NodeReference(model, ref.node or "")
