@@ -41,6 +41,7 @@ BASE: dict[str, Any] = {
     "models": {
         "folders": ["."], "builtin": False, "aliases": {"text": "e", "several": {"warm": ["e"]}},
         "options": {"e": {}, "not-here": {}}, "groups": {"g": {}}, "echo": {"e": {}},
+        "command": {"c": {"command": "a {port}"}},
     },
     "roles": {"r": "e"},
     "nodes": [
@@ -82,6 +83,14 @@ OTHER: dict[str, Any] = {
             "not-here": {"pinned": True},
         },
         "groups": {"g": {"resident_max": 2}},
+        "command": {
+            "c": {
+                "command": "b {port}", "model_path": "org/m", "ready_path": "/ready",
+                "environment": {"A": "env:NODE_KEY"},
+                "stop_command": "stop {port}", "slots": 2, "context_length": 100, "capabilities": ["embed"],
+                "served_name": "m", "footprint": "5MiB", "has_progress": True,
+            },
+        },
         "echo": {
             "e": {
                 "slots": 5, "context_length": 5, "reply_tokens": 5, "tokens_per_s": 5, "prefill_tokens_per_s": 5,
@@ -154,9 +163,16 @@ def sections_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 def test_every_setting_has_a_second_value_here(tmp_path: Path) -> None:
     first, second = load(tmp_path, BASE).settings, load(tmp_path, OTHER).settings
-    tables = "keys", "nodes", "models.options", "models.groups", "models.echo", "models.aliases"
+    tables = "keys", "nodes", "models.options", "models.groups", "models.echo", "models.command", "models.aliases"
     differing = {
-        next((f"{table}.{name.rpartition('.')[2]}" for table in tables if name.startswith(f"{table}.")), name)
+        next(
+            (
+                f"{table}.{name.removeprefix(f'{table}.').partition('.')[2]}"
+                for table in tables
+                if name.startswith(f"{table}.")
+            ),
+            name,
+        )
         for name in changes(first, second).names
     }
     plain = {name for name in every_setting(Settings) if not any(one.startswith(f"{name}.") for one in differing)}

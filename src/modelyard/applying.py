@@ -5,11 +5,12 @@ The exception is a key that was taken back or narrowed: what it may no longer do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 
 from modelyard.api.security import Guard
 from modelyard.clock import Clock
+from modelyard.command_wiring import commands, warn_of_open_commands
 from modelyard.config.changes import Changes, in_force
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
@@ -25,7 +26,7 @@ from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_
 from modelyard.providers.fitting import PromptLimits
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
-from modelyard.residency.messages import LimitsChanged
+from modelyard.residency.messages import LimitsChanged, RecycleAsked
 from modelyard.routing.fleet import Fleet
 from modelyard.routing.node import NodeParts, NodeRules
 from modelyard.routing.prober import Prober
@@ -100,7 +101,9 @@ class Applying:
         ways = self._ways(changed, new)
         self.live.become(loaded)
         is_engine = any(name.endswith(".engines") for name in changed.names)
-        found_by = ("models.folders", "models.path", "models.code_folders", "models.builtin", "models.echo")
+        found_by = (
+            "models.folders", "models.path", "models.code_folders", "models.builtin", "models.command", "models.echo",
+        )  # fmt: skip
         if is_engine or changed.touch(*found_by):
             try:
                 await self.operations.rescan(CONFIGURATION)
@@ -111,6 +114,8 @@ class Applying:
             self._take_up_keys(guard_now)
         if changed.touch("models.aliases", "roles", "routing.order"):
             self.catalog.configure(aliases(new), new.roles, new.routing.order)
+        if changed.touch("models.command"):
+            self._let_go(self._take_up_commands())
         self._take_up_models(changed)
         if changed.touch("embeddings.cache_bytes"):
             self.inference.vectors.cache.resize(new.embeddings.cache_bytes)
@@ -138,6 +143,25 @@ class Applying:
 
         if callers:
             self.inference.interrupt_callers(is_out, NotAuthenticated(N_("This key was taken back.")))
+
+    def _take_up_commands(self) -> Set[str]:
+        """A changed command counts from the next load on. Which models have none any more."""
+        engine = self.recipes.command
+        before = engine.recipes
+        engine.configure(commands(self.live.settings))
+        now = engine.recipes
+        changed = {name: recipe for name, recipe in now.items() if before.get(name) != recipe}
+        warn_of_open_commands(changed)
+        self.manager.forget_specs(changed)
+        return before.keys() - now.keys()
+
+    def _let_go(self, models: Collection[str]) -> None:
+        """These leave when they are idle, pinned or not: nobody can ask for them any more."""
+        for resident in self.manager.residents():
+            if resident.model in models:
+                self.manager.pin(resident.model, pinned=False)
+                why = "its command is no longer configured"
+                self.manager.feed(RecycleAsked(self.clock.monotonic(), resident.model, resident.epoch, why))
 
     def _take_up_models(self, changed: Changes) -> None:
         new = self.live.settings

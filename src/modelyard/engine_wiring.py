@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from modelyard.command_wiring import commands, warn_of_open_commands
 from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.engines import hardware
 from modelyard.engines.base import Choice, Engine
+from modelyard.engines.command import Command
 from modelyard.engines.echo import Echo
 from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.installed import torch_uses_gpus, visible
@@ -29,11 +31,12 @@ class Recipes:
     llamacpp: LlamaCpp
     transformers: Transformers
     embeddings: Embeddings
+    command: Command
     further: tuple[Engine, ...] = ()  # handed in; they are asked first
 
     @property
     def all(self) -> tuple[Engine, ...]:
-        return (*self.further, self.echo, self.llamacpp, self.transformers, self.embeddings)
+        return (*self.further, self.echo, self.llamacpp, self.transformers, self.embeddings, self.command)
 
     def configure(self, settings: Settings) -> None:
         """What the configuration fixes about workers from now on."""
@@ -53,6 +56,7 @@ async def recipes(
         await _llamacpp(settings, devices, environment),
         Transformers(*torch, overrides=fixed, per_model=per_model),
         Embeddings(*torch, overrides=fixed, per_model=per_model),
+        await _command(settings, devices, environment),
         tuple(further),
     )
 
@@ -90,6 +94,14 @@ async def _torch_hardware(devices: MachineDevices, environment: Mapping[str, str
         seen = [reading.device for reading in readings if reading.kind == "gpu"]
         gpus = visible(seen, environment.get("CUDA_VISIBLE_DEVICES"))
     return hardware.read_hardware(gpus)
+
+
+async def _command(settings: Settings, devices: MachineDevices, environment: Mapping[str, str]) -> Command:
+    """The engine for configured commands. One of unknown size may use every device there is."""
+    given = commands(settings)
+    warn_of_open_commands(given)
+    readings = await asyncio.to_thread(devices.read)
+    return Command(environment, given, [reading.device for reading in readings])
 
 
 def _all_torch(settings: Settings) -> tuple[TorchOverrides, dict[str, TorchOverrides]]:

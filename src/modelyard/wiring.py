@@ -13,8 +13,10 @@ from modelyard import demo
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock
+from modelyard.command_wiring import commands
 from modelyard.config.schema import Settings
 from modelyard.engines.choice import one_per_folder
+from modelyard.engines.command import command_model
 from modelyard.engines.echo import echo_model
 from modelyard.engines.transformers import LACKS as TRANSFORMERS_LACKS
 from modelyard.engines.transformers import NAME as TRANSFORMERS
@@ -46,6 +48,8 @@ def scan_models(settings: Settings, store: Store, further: tuple[Model, ...] = (
     models = {model.name: model for model in (*chosen_ones, *stored_models(store))}
     if chosen.builtin and demo.gguf_path().exists():
         models.setdefault(BUILTIN, _builtin(chosen.engine))
+    for name, recipe in commands(settings).items():
+        models[name.lower()] = command_model(name, recipe)
     for name, script in chosen.echo.items():
         models[name.lower()] = echo_model(name, **script.model_dump(exclude_none=True))
     models.update((model.name, model) for model in further)

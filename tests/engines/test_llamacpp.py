@@ -61,6 +61,7 @@ async def test_a_worker_loads_answers_and_ends(run: RunFolder, tiny: Model) -> N
     worker = await starter.start(tiny, 1, tell_nobody)
 
     assert (worker.slots, worker.context_length) == (2, 256)
+    assert isinstance(worker.socket, Path)
     assert stat.S_IMODE(worker.socket.stat().st_mode) == 0o600
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": True}
     connector = aiohttp.UnixConnector(str(worker.socket))

@@ -65,6 +65,7 @@ class FakeWorker:
     """Fulfils the seam of a running worker."""
 
     socket: Path
+    has_progress: bool = True
     script: Script = lambda _body: HELLO
     slots: int = 4
     started: int = 0

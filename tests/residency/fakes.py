@@ -25,6 +25,7 @@ class FakeWorker:
 
     def __init__(self, starter: FakeStarter, name: str, pid: int) -> None:
         self.pid, self.socket, self.slots = pid, Path("/nowhere"), starter.slots
+        self.has_progress = True
         self.context_length: int | None = 4096
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.name = name

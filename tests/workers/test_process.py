@@ -71,6 +71,7 @@ async def start(command: WorkerCommand, folder: Path, mark: str = "test") -> Wor
 async def test_a_worker_starts_serves_and_ends(folder: Path) -> None:
     worker = await start(echo(folder / "s"), folder)
     await wait_ready(worker, watch())
+    assert isinstance(worker.socket, Path)
     assert stat.S_IMODE(worker.socket.stat().st_mode) == 0o600
 
     ended = await worker.stop()

@@ -61,6 +61,7 @@ async def test_a_started_worker_is_all_that_residency_needs(run: RunFolder) -> N
     worker = await starter.start(echo_model("a", slots=3, context_length=64), 1, tell_nobody)
 
     assert (worker.slots, worker.context_length) == (3, 64)
+    assert isinstance(worker.socket, Path)
     assert worker.socket.exists()
     assert worker.memory().anonymous_bytes > 0
     assert "ready" in worker.last_lines()

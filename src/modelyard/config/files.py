@@ -98,6 +98,23 @@ def at_home(text: str) -> Path:
         return Path(text)
 
 
+def first_variable(value: object) -> str | None:
+    """The first variable that `expand` would put into a value; None if there is none.
+
+    >>> first_variable(["a", "$${X}", "${Y:-y}"])
+    'Y'
+    """
+    match value:
+        case str():
+            return next((match[2] for match in _VARIABLE.finditer(value) if not match[1]), None)
+        case dict():
+            return first_variable([*value.values()])
+        case list():
+            return next((found for item in value if (found := first_variable(item)) is not None), None)
+        case _:
+            return None
+
+
 def expand(value: object, variables: Mapping[str, str], where: str) -> object:
     """Put variables into every text of a tree: `${NAME}`, `${NAME:-otherwise}`; `$${` stays `${`.
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from modelyard.config import files, shared_layout
+from modelyard.config import command_source, files, shared_layout
 from modelyard.config.dotenv import read_dotenv, text_of
 from modelyard.config.finding import Finding
 from modelyard.config.secrets import resolve_secrets
@@ -144,8 +144,11 @@ def read_sources(
     _read_variables(sources, dotenv, ".env", variables, folder)
     _read_variables(sources, environment, "environment", variables, folder)
     for flag in flags:
-        value = files.anchored(flag.parts, flag.value, folder)
+        value = _anchored(flag.parts, flag.value, folder)
         sources.put(flag.parts, value, Origin("flag", flag.name))
+    for parts, origin in sources.origins.items():
+        if parts[:2] == command_source.PARTS and origin.source != "file":
+            raise command_source.refuse(origin.detail or origin.source)
     return sources
 
 
@@ -228,10 +231,11 @@ def _read_file(sources: Sources, path: Path | None, variables: Mapping[str, str]
     def where(parts: Sequence[str | int]) -> str:
         return f"{path}:{line}" if (line := files.line_of(text, parts)) else str(path)
 
+    command_source.check_file(tree, path, text)
     sources.read |= {*resolve_secrets(tree, variables, path.parent, where, sources.notices, plain_allowed=False)}
     expanded = files.expand(tree, variables, str(path))
     for parts, value in _leaves(expanded, ()):
-        sources.put(parts, files.anchored(parts, value, path.parent), Origin("file", where(parts)))
+        sources.put(parts, _anchored(parts, value, path.parent), Origin("file", where(parts)))
 
 
 def _read_variables(
@@ -249,7 +253,7 @@ def _read_variables(
         value = value_of(given[name])
         told, where = {parts[0]: value}, partial(_same, name)
         sources.read |= {*resolve_secrets(told, variables, folder, where, sources.notices, plain_allowed=True)}
-        sources.put(parts, files.anchored(parts, value, folder), Origin(source, name))
+        sources.put(parts, _anchored(parts, value, folder), Origin(source, name))
         sources.variables[name] = parts
 
 
@@ -279,6 +283,12 @@ def _leaves(tree: object, parts: Parts) -> Iterator[tuple[Parts, object]]:
             yield from _leaves(value, (*parts, str(key)))
     else:
         yield parts, tree
+
+
+def _anchored(parts: Parts, value: object, folder: Path) -> object:
+    """Paths as written are relative to where they were written."""
+    is_command = parts[:2] == command_source.PARTS
+    return command_source.anchored(parts, value, folder) if is_command else files.anchored(parts, value, folder)
 
 
 def _same(place: str, _parts: object) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from modelyard.config.command_settings import CommandName, CommandSettings
 from modelyard.config.echo import EchoSettings
 from modelyard.config.section import Section
 from modelyard.config.values import Bytes, NoneText, Ttl
@@ -194,6 +195,9 @@ class ModelsSettings(Section):
     groups: Mapping[str, GroupSettings] = Field(
         default={}, description='Groups of models of which only some are in memory: `[models.groups."name"]`.'
     )
+    command: Mapping[CommandName, CommandSettings] = Field(
+        default={}, description='Models that commands of yours serve: `[models.command."name"]`.'
+    )
     echo: Mapping[str, EchoSettings] = Field(
         default={}, description='Scripted fake models for tests and demonstrations: `[models.echo."name"]`.'
     )
@@ -201,6 +205,15 @@ class ModelsSettings(Section):
     def own_options(self, name: str) -> ModelOptions:
         """What is set for one model alone."""
         return next((value for key, value in self.options.items() if key.lower() == name.lower()), NO_OPTIONS)
+
+    @model_validator(mode="after")
+    def _commands_speak_for_themselves(self) -> ModelsSettings:
+        commands = {name.lower() for name in self.command}
+        for name, options in self.options.items():
+            given = options.model_fields_set & (set(LaunchSettings.model_fields) - {"ladder"})
+            if given and name.lower() in commands:
+                raise ValueError(f'options."{name}".{min(given)} has no effect on a command; see models.command')
+        return self
 
     def options_for(self, name: str) -> ModelOptions:
         """The options of one model: its own where given, else those for every worker."""

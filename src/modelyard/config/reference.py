@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from modelyard.config.command_settings import CommandSettings
 from modelyard.config.echo import EchoSettings
 from modelyard.config.explain import written
 from modelyard.config.model_settings import GroupSettings, LaunchSettings, ModelOptions
@@ -66,6 +67,7 @@ _TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "models.launch": (LaunchSettings, "models.launch"),
     "models.options": (ModelOptions, 'models.options."NAME"'),
     "models.groups": (GroupSettings, 'models.groups."NAME"'),
+    "models.command": (CommandSettings, 'models.command."NAME"'),
     "models.echo": (EchoSettings, 'models.echo."NAME"'),
 }
 

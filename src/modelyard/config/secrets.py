@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelyard.config import command_source
 from modelyard.config.files import at_home
 from modelyard.config.finding import Finding
 from modelyard.errors import N_, ConfigError
 
 SECRET_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A secret among values that are none. No schema here: every command of the command line reads this file."""
+
+    text: str = field(repr=False)
 
 
 def resolve_secrets(
@@ -23,11 +32,22 @@ def resolve_secrets(
     *,
     plain_allowed: bool,
 ) -> tuple[Path, ...]:
-    """Replace each reference in `keys[].secret` and `nodes[].key` in place; tell which files were read for it.
+    """Replace each reference in `keys[].secret`, `nodes[].key` and the environments of commands in place.
 
-    Plain text is refused where `plain_allowed` is off. `where` tells the place of a setting, for people.
+    Tell which files were read for it. Plain text is refused where `plain_allowed` is off; in an environment it is no
+    secret. `where` tells the place of a setting, for people.
     """
     read: list[Path] = []
+    for command, table in command_source.tables(tree).items():
+        environment = table.get(command_source.ENVIRONMENT)
+        if not isinstance(environment, dict):
+            continue
+        for name, value in environment.items():
+            if isinstance(value, str) and value.startswith(("env:", "file:")):
+                holder: dict[str, object] = {name: value}
+                place = where((*command_source.PARTS, command, command_source.ENVIRONMENT, name))
+                read += _resolve(holder, name, variables, folder, place, notices, plain_allowed=True)
+                environment[name] = Hidden(str(holder[name]))
     for section, member in (("keys", "secret"), ("nodes", "key")):
         entries = tree.get(section)
         for at, entry in enumerate(entries if isinstance(entries, list) else []):

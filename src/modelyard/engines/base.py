@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from modelyard.types.address import Address
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Model
 
@@ -27,6 +28,7 @@ class LaunchOptions:
     context_length: int | None = None  # per slot
     values: Mapping[str, object] = field(default_factory=dict)  # the engine's own: threads, n_batch, n_gpu_layers, ...
     reasons: Mapping[str, str] = field(default_factory=dict)  # why each value was chosen
+    is_fixed: bool = False  # it can be started in this one way only: there is nothing to give up
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,12 @@ class WorkerCommand:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    socket: Path
+    socket: Address
     ready_path: str = "/health"
     under_guardian: bool = False  # True for commands we did not write
+    has_progress: bool = True  # it tells how much of a prompt it has read
+    stop_argv: tuple[str, ...] = ()  # a program that asks it to end, before it is sent TERM
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # what it was given and must not be seen in its lines
 
 
 class Engine(Protocol):
@@ -63,7 +68,7 @@ class Engine(Protocol):
         ...
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
-        """The worker's command line; it must serve OpenAI-style HTTP on `socket`."""
+        """The worker's command line; it must serve OpenAI-style HTTP on `socket`, or on the port the answer names."""
         ...
 
     def explain_failure(self, last_lines: tuple[str, ...]) -> str:

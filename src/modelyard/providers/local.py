@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from modelyard.clock import Clock
@@ -80,6 +81,8 @@ class LocalProvider:
             ticket.degraded += lease.degraded
             ticket.phase = "prefill"
             request = await self._fitted(model, request, ticket, lease)
+            if model.node_model:  # what its worker calls it
+                request = replace(request, model=model.node_model)
             stream = WorkerStream(lease, model.name, request, ticket, self.deadlines)
             try:
                 ticket.sent_at = self._clock.monotonic()

@@ -92,10 +92,21 @@ _decode = msgspec.json.Decoder(_Frame).decode
 class AnswerDecoder:
     """Turns the bytes of one streamed answer into chunks. `done` is True once the answer is complete."""
 
-    __slots__ = ("_called_tools", "_choices", "_finishes", "_source", "_splitter", "_timings", "_usage", "done")
+    __slots__ = (
+        "_called_tools",
+        "_choices",
+        "_finishes",
+        "_source",
+        "_splitter",
+        "_timings",
+        "_usage",
+        "done",
+        "event_count",
+    )
 
     def __init__(self, source: str, choices: int = 1) -> None:
         self.done = False
+        self.event_count = 0
         self._source = source  # who answers, as errors name it
         self._choices = choices
         self._splitter = EventSplitter()
@@ -112,6 +123,7 @@ class AnswerDecoder:
         except FrameTooLarge as exc:
             raise self._invalid(str(exc)) from exc
         chunks: list[Chunk] = []
+        self.event_count += len(events)
         for event in events:
             if self.done:
                 break
@@ -160,7 +172,7 @@ class AnswerDecoder:
             if index in self._finishes:
                 raise self._invalid("text came after the end")
             chunks.append(delta)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some servers write an empty one until there is a reason
             finish = _FINISHES.get(choice.finish_reason)
             if finish is None:
                 raise self._invalid("the answer ended for a reason we do not know")

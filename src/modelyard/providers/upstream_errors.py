@@ -43,17 +43,24 @@ _TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process.*?batch
 _TWO_NUMBERS = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
 
 
+# As vLLM, sglang and OpenAI say it: first the context, then the prompt, and with some what it is made of.
+_MAXIMUM = re.compile(
+    r"maximum context length is (\d+) tokens.*?(?:requested|has|resulted in) (\d+)(?: tokens \((\d+))?"
+)
+_LONGER = "longer than the model's context length"
+
+
 class _Envelope(msgspec.Struct):
     error: Any = None
+    message: Any = None  # vLLM and sglang have no envelope
+    type: Any = None
+    code: Any = None
+    detail: Any = None  # FastAPI's own
 
 
 def http_failure(source: str, status: int, body: bytes) -> YardError:
     """An answer whose status is not 200."""
-    try:
-        error = msgspec.json.decode(body, type=_Envelope).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        error = None
-    return upstream_failure(source, error, status)
+    return upstream_failure(source, _reported(body), status)
 
 
 def node_failure(
@@ -71,10 +78,7 @@ def node_failure(
     `failure` reads what the node's dialect reports; OpenAI's if not given. `path` is what was asked there. What says
     only something of this request must not look like a fault of the node's: its other callers would pay for it.
     """
-    try:
-        error = msgspec.json.decode(body, type=_Envelope).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        error = None
+    error = _reported(body)
     if isinstance(error, dict) and (told := _of_one_like_us(error.get("code"))) is not None:
         return told
     match status:
@@ -97,6 +101,17 @@ def node_failure(
     return failed
 
 
+def _reported(body: bytes) -> Any:
+    """What a body reports, however it is wrapped; None if it says nothing that we know."""
+    try:
+        told = msgspec.json.decode(body, type=_Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if told.error is None and told.message is not None:
+        return {"message": told.message, "type": told.type, "code": told.code}
+    return told.detail if told.error is None and isinstance(told.detail, str) else told.error
+
+
 def upstream_failure(source: str, error: Any, status: int | None = None) -> YardError:
     """A reported error: the `error` member of a body or of an event. `status` is what the server answered, if known."""
     details: dict[str, Any] = error if isinstance(error, dict) else {}
@@ -113,6 +128,8 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
         return ContextLengthExceeded(prompt_tokens=int(found[1]), model=source, context_length=int(found[2]))
     if kind == "chat_template_error":
         return TemplateFailed(model=source, problem=shown(text))
+    if _LONGER in text or _MAXIMUM.search(text):
+        return _too_long(source, details, text)
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
         return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
     if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):
@@ -158,6 +175,8 @@ def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:
     prompt, context = details.get("n_prompt_tokens"), details.get("n_ctx")
     if (not isinstance(prompt, int) or not isinstance(context, int)) and (found := _TWO_NUMBERS.search(text)):
         prompt, context = int(found[1]), int(found[2])
+    if not isinstance(prompt, int) and (told := _MAXIMUM.search(text)):
+        prompt, context = int(told[3] or told[2]), int(told[1])
     if not isinstance(prompt, int) or not isinstance(context, int):
         return ContextLengthExceeded(N_("The prompt is longer than the context of {model}."), model=source)
     place = details.get("place")  # among several inputs, where a worker of ours tells it

@@ -1,4 +1,4 @@
-"""HTTP to workers on this machine: one request per connection, over a Unix socket, and nothing that this does not need.
+"""HTTP to workers on this machine: one request per connection, and nothing that this does not need.
 
 A general client spends more on a request than everything else here together: pools, redirects, cookies, proxies. A
 worker's connection is closed after its answer, because closing is how a worker learns that nobody listens any more.
@@ -7,12 +7,12 @@ worker's connection is closed after its answer, because closing is how a worker 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Protocol
 
 import httptools
 
 from modelyard.diagnosis import Verdict
+from modelyard.types.address import LOOPBACK, Address, LoopbackPort
 
 HEAD_BYTES_MAX = 64 * 1024
 UNREAD_BYTES_MAX = 256 * 1024  # then the worker waits until we have read
@@ -23,7 +23,10 @@ class RunningWorker(Protocol):
     """A worker process that has loaded its model."""
 
     @property
-    def socket(self) -> Path: ...
+    def socket(self) -> Address: ...
+
+    @property
+    def has_progress(self) -> bool: ...
 
     @property
     def exited(self) -> asyncio.Future[str]: ...
@@ -45,12 +48,13 @@ class BrokenConnection(Exception):
     """The connection ended with an error, or what came is not HTTP."""
 
 
-async def post(socket: Path, path: str, body: bytes, *, request_id: str, connect_s: float) -> WorkerAnswer:
+async def post(socket: Address, path: str, body: bytes, *, request_id: str, connect_s: float) -> WorkerAnswer:
     """Send a request and wait for the head of its answer. The caller closes what it gets."""
-    answer = await _connected(str(socket), connect_s)
+    answer = await _connected(socket, connect_s)
+    headers = socket.headers if isinstance(socket, LoopbackPort) else "Host: worker\r\n"
     try:
         answer.send(
-            f"POST {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Type: application/json\r\n"
             f"Accept: text/event-stream\r\nX-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n".encode(
                 "ascii"
             )
@@ -63,13 +67,15 @@ async def post(socket: Path, path: str, body: bytes, *, request_id: str, connect
     return answer
 
 
-async def _connected(socket: str, connect_s: float) -> WorkerAnswer:
+async def _connected(socket: Address, connect_s: float) -> WorkerAnswer:
     """A Unix socket answers at once or refuses at once; refused for a full backlog, it is worth asking again."""
+    if isinstance(socket, LoopbackPort):
+        return await _connected_by_tcp(socket, connect_s)
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + connect_s
     while True:
         try:
-            _transport, answer = await loop.create_unix_connection(WorkerAnswer, socket)
+            _transport, answer = await loop.create_unix_connection(WorkerAnswer, str(socket))
         except BlockingIOError as exc:
             if loop.time() >= give_up_at:
                 raise NoConnection("its backlog is full") from exc
@@ -79,6 +85,19 @@ async def _connected(socket: str, connect_s: float) -> WorkerAnswer:
             raise NoConnection(exc.strerror or "it refuses connections", is_for_good=is_gone) from exc
         else:
             return answer
+
+
+async def _connected_by_tcp(port: LoopbackPort, connect_s: float) -> WorkerAnswer:
+    """A full backlog is waited for by the kernel."""
+    try:
+        async with asyncio.timeout(connect_s):
+            _transport, answer = await asyncio.get_running_loop().create_connection(WorkerAnswer, LOOPBACK, port.number)
+    except TimeoutError as exc:
+        raise NoConnection("its backlog is full") from exc
+    except OSError as exc:
+        is_gone = isinstance(exc, ConnectionRefusedError)
+        raise NoConnection(exc.strerror or "it refuses connections", is_for_good=is_gone) from exc
+    return answer
 
 
 class WorkerAnswer(asyncio.Protocol):

@@ -53,7 +53,9 @@ class WorkerStream:
     async def open(self) -> None:
         """Send the request and wait for the head of the answer."""
         several = self._request.choices > 1
-        body = encode_request(self._request, choice=self._choice if several else None, progress=True)
+        body = encode_request(
+            self._request, choice=self._choice if several else None, progress=self._lease.worker.has_progress
+        )
         self._watch.wait()
         try:
             self._answer = answer = await post(
@@ -89,10 +91,15 @@ class WorkerStream:
                 raise await self._end.lost(exc) from exc
             if not data:
                 raise await self._cut()
-            if chunks := decoder.feed(
-                data
-            ):  # comments and parts of an event are no progress: a hung engine sends pings
+            event_count = decoder.event_count
+            chunks = decoder.feed(data)
+            # Comments and parts of an event are no progress: a hung engine sends pings. An event without text is: it
+            # is a token that is not shown, and all there is from engines that tell no progress.
+            if decoder.event_count > event_count:
                 watch.hear()
+                if not chunks:
+                    watch.wait()
+            if chunks:
                 if not watch.has_token and any(type(chunk) is not Progress for chunk in chunks):
                     watch.first_token()
                 return self._of_choice(chunks) if self._request.choices > 1 else chunks

@@ -23,6 +23,7 @@ from modelyard.clock import Clock
 from modelyard.diagnosis import Evidence, Verdict, diagnose
 from modelyard.errors import LoadFailed, YardError
 from modelyard.memory.measured import Measured
+from modelyard.types.address import Address
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
 from modelyard.types.model import Model, ModelSpec, model_at
 
@@ -99,7 +100,8 @@ class NodeWorker:
     """A model at another node, in the place of a worker process. Implements residency's `RunningWorker`."""
 
     pid = 0
-    socket = Path()
+    socket: Address = Path()
+    has_progress = False
     context_length: int | None = None
 
     def __init__(self, starter: SharedNodeStarter, at: Neighbour, model: Model) -> None:

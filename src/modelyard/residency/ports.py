@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from modelyard.diagnosis import Verdict
 from modelyard.memory.measured import Measured
+from modelyard.types.address import Address
 from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Kind, Model, ModelSpec
 
@@ -21,10 +21,17 @@ class RunningWorker(Protocol):
     """One worker process that is ready to serve."""
 
     pid: int
-    socket: Path
     slots: int
     context_length: int | None
     exited: asyncio.Future[str]  # resolves with a description when the process has ended
+
+    @property
+    def socket(self) -> Address: ...
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether it tells how much of a prompt it has read."""
+        ...
 
     def memory(self) -> ProcessMemory:
         """What its whole process tree holds now."""

@@ -145,7 +145,7 @@ def _rungs(options: LaunchOptions, keeping: Keeping) -> list[tuple[LaunchOptions
     """The ladder's steps on this model, each with all before it. A step that changes nothing is left out."""
     found: list[tuple[LaunchOptions, tuple[str, ...]]] = []
     given_up: tuple[str, ...] = ()
-    for step in keeping.ladder:
+    for step in () if options.is_fixed else keeping.ladder:
         name, _equals, value = step.partition("=")
         smaller = _stepped(options, name, value)
         if smaller is None:

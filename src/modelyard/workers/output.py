@@ -13,14 +13,17 @@ LINES_MAX = 200
 LINE_BYTES_MAX = 2048
 READ_BYTES = 65536
 LAST_WORDS_BYTES_MAX = 1024 * 1024
+MASK = b"********"
 
 
 class OutputTail:
     """Reads one pipe on the event loop until it ends or `close` is called."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int, secrets: tuple[str, ...] = ()) -> None:
+        """`secrets` are never kept: a mask stands in their place."""
         self.line_count = 0  # of all lines ever, so that a watcher sees growth
         self._pipe = pipe
+        self._secrets = tuple(text.encode() for text in sorted(secrets, key=len, reverse=True) if text)
         self._lines: deque[str] = deque(maxlen=LINES_MAX)
         self._rest = b""
         self._is_open = True
@@ -51,11 +54,16 @@ class OutputTail:
         if not data:
             self._release()
             return 0
-        *whole, rest = (self._rest + data).split(b"\n")
+        *whole, rest = self._masked(self._rest + data).split(b"\n")
         self.line_count += len(whole)
         self._lines.extend(_text(line) for line in whole[-LINES_MAX:] if line.strip())
         self._rest = rest[-LINE_BYTES_MAX:]
         return len(data)
+
+    def _masked(self, data: bytes) -> bytes:
+        for secret in self._secrets:
+            data = data.replace(secret, MASK)
+        return data
 
     def _release(self) -> None:
         if self._is_open:

@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -26,6 +28,7 @@ from modelyard.workers.output import OutputTail
 SOCKET_PATH_BYTES_MAX = 100  # the kernel's limit is 107, and engines report it badly
 TERM_S = 3.0
 KILL_S = 5.0
+STOP_COMMAND_S = 5.0  # then TERM follows in any case
 GUARDIAN_S = 2.0
 
 _log = structlog.get_logger()
@@ -56,16 +59,18 @@ async def spawn(command: WorkerCommand, *, run_folder: Path, mark: str) -> Worke
 
     `mark` names the run this worker belongs to; see `leftovers`. Raises `OSError` if the program cannot be started.
     """
-    if len(os.fsencode(command.socket)) > SOCKET_PATH_BYTES_MAX:
-        raise OSError(f"the socket path is over {SOCKET_PATH_BYTES_MAX} bytes: {command.socket}")
-    with suppress(FileNotFoundError):
-        command.socket.unlink()
-    name = f"{mark}.{command.socket.stem}.{time.monotonic_ns()}"
+    if isinstance(command.socket, Path):
+        if len(os.fsencode(command.socket)) > SOCKET_PATH_BYTES_MAX:
+            raise OSError(f"the socket path is over {SOCKET_PATH_BYTES_MAX} bytes: {command.socket}")
+        command.socket.unlink(missing_ok=True)
+    place = command.socket.stem if isinstance(command.socket, Path) else str(command.socket.number)
+    name = f"{mark}.{place}.{time.monotonic_ns()}"
     marks = {RUN_VARIABLE: mark, WORKER_VARIABLE: name, PARENT_VARIABLE: str(os.getpid())}
     argv = command.argv
     if command.under_guardian:
         argv = (sys.executable, "-P", "-m", "modelyard.workers.guardian", "--", *argv)
     # Blocking, but a few milliseconds only (vfork): a thread would end, and the parent-death signal with it.
+    environment = {**command.environment, **marks}
     process = subprocess.Popen(  # noqa: ASYNC220
         argv,
         stdin=subprocess.PIPE,
@@ -73,34 +78,50 @@ async def spawn(command: WorkerCommand, *, run_folder: Path, mark: str) -> Worke
         stderr=subprocess.STDOUT,
         bufsize=0,
         cwd=run_folder,
-        env={**command.environment, **marks},
+        env=environment,
         start_new_session=True,
         umask=0o077,
     )
     try:
-        return Worker(process, command, name)
+        return Worker(process, command, name, partial(_start_stop_command, command.stop_argv, environment, run_folder))
     except OSError:  # no descriptor left to watch it with: nobody would ever end it
         with process:
             process.kill()
         raise
 
 
+def _start_stop_command(argv: tuple[str, ...], environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    """It carries the worker's marks: should it hang, it goes with the worker."""
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(
+        argv, stdin=nothing, stdout=nothing, stderr=nothing, cwd=folder, env=environment, start_new_session=True
+    )
+
+
 class Worker:
     """A running worker. `exited` is resolved when it has ended and been reaped; `stop` ends its whole tree."""
 
-    def __init__(self, process: subprocess.Popen[bytes], command: WorkerCommand, name: str) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        command: WorkerCommand,
+        name: str,
+        start_stop_command: Callable[[], subprocess.Popen[bytes]],
+    ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.pid = process.pid
         self.socket = command.socket
         self.ready_path = command.ready_path
+        self.has_progress = command.has_progress
         self.started_at = time.time()
         self.exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._process = process
         self._name = name
         self._under_guardian = command.under_guardian
         self._stdin = process.stdin
-        self._output = OutputTail(os.dup(process.stdout.fileno()))
+        self._start_stop_command = start_stop_command if command.stop_argv else None
+        self._output = OutputTail(os.dup(process.stdout.fileno()), command.secrets)
         process.stdout.close()
         self._stopping: asyncio.Task[ExitStatus] | None = None
         try:
@@ -129,6 +150,8 @@ class Worker:
 
     async def _stop(self, term_s: float, kill_s: float) -> ExitStatus:
         ended_by_itself = self.exited.done()  # what it had started may be younger than a moment
+        if self._start_stop_command is not None and not ended_by_itself:
+            await self._run_stop_command(self._start_stop_command)
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears nothing until it goes on
         if not await self._ended_within(term_s):
@@ -142,11 +165,27 @@ class Worker:
             kill_marked, marks, within_s=kill_s, looks=2 if ended_by_itself else 1
         )
         self._close_stdin()
-        with suppress(OSError):
-            self.socket.unlink()
+        if isinstance(self.socket, Path):
+            with suppress(OSError):
+                self.socket.unlink()
         if remaining or not has_ended:
             _log.error("worker.unkillable", pid=self.pid, remaining=remaining)
         return self.exited.result() if has_ended else ExitStatus(None, None, "still there after KILL")
+
+    async def _run_stop_command(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        """Whatever comes of it, TERM follows."""
+        try:
+            process = start()
+        except OSError as problem:
+            _log.warning("worker.stop_command_failed", pid=self.pid, problem=problem.strerror)
+            return
+        try:
+            code = await asyncio.to_thread(process.wait, STOP_COMMAND_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = await asyncio.to_thread(process.wait)
+        if code:
+            _log.warning("worker.stop_command_failed", pid=self.pid, exit=code)
 
     async def _ended_within(self, seconds: float) -> bool:
         await asyncio.wait((self.exited,), timeout=seconds)

@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from modelyard.diagnosis import explained
-from modelyard.errors import LoadFailed, LoadStalled, OutOfMemory
+from modelyard.errors import N_, LoadFailed, LoadStalled, OutOfMemory
+from modelyard.types.address import LOOPBACK
 from modelyard.types.memory import ProcessMemory
 from modelyard.units import format_bytes
+from modelyard.workers.listening import look
 from modelyard.workers.process import ExitStatus, Worker
 from modelyard.workers.trace import Trace
 
@@ -61,7 +64,8 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> Trace:
     signs = _Signs(worker, trace.memory, seen_at=began, looked_at=began)
     delay = POLL_S_MIN
     watch.on_progress("loading", 0.0)
-    while not await _is_ready(worker, watch):
+    door = _Door(worker, watch)
+    while not await door.is_open():
         await asyncio.wait((worker.exited,), timeout=delay)
         if worker.exited.done():
             raise _ended(worker, watch, trace)
@@ -74,10 +78,11 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> Trace:
         is_late = now - began >= watch.deadline_s
         if now - signs.seen_at >= watch.stall_s * (LATE_STALL_RATIO if is_late else 1):
             if is_late:
-                raise _failed(worker, watch, f"it was not ready after {round(now - began)} s, and does no more", "")
-            raise _stalled(worker, watch, trace, round(now - signs.seen_at))
+                problem = f"it was not ready after {round(now - began)} s, and does no more"
+                raise await door.with_ports(_failed(worker, watch, problem, ""))
+            raise await door.with_ports(_stalled(worker, watch, trace, round(now - signs.seen_at)))
         if now - began >= DEADLINE_RATIO_MAX * watch.deadline_s:
-            raise _failed(worker, watch, f"it was not ready after {round(now - began)} s", "")
+            raise await door.with_ports(_failed(worker, watch, f"it was not ready after {round(now - began)} s", ""))
     watch.on_progress("ready", 1.0)
     return trace
 
@@ -146,22 +151,68 @@ def _cpu_s(pid: int) -> float:
     return total
 
 
-async def _is_ready(worker: Worker, watch: LoadWatch) -> bool:
-    """One question to the ready path; anything but 200 in time is a no. Raises if a stranger listens there."""
-    if not worker.socket.exists():
-        return False
-    try:
-        async with asyncio.timeout(PROBE_S):
-            reader, writer = await asyncio.open_unix_connection(str(worker.socket))
-            try:
-                if not is_ours(writer.get_extra_info("socket").fileno()):
-                    raise _failed(worker, watch, "its socket belongs to another user", "")
-                writer.write(f"GET {worker.ready_path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
+@dataclass(slots=True)
+class _Door:
+    """Where one worker should answer."""
+
+    worker: Worker
+    watch: LoadWatch
+    _is_known: bool = False  # it is the worker that listens there
+
+    async def is_open(self) -> bool:
+        """One question to the ready path; anything but 200 in time is a no. Raises if a stranger listens there."""
+        socket = self.worker.socket
+        if isinstance(socket, Path) and not socket.exists():
+            return False
+        try:
+            async with asyncio.timeout(PROBE_S):
+                if isinstance(socket, Path):
+                    reader, writer = await asyncio.open_unix_connection(str(socket))
+                else:
+                    reader, writer = await asyncio.open_connection(LOOPBACK, socket.number)
+        except (OSError, TimeoutError):
+            return False
+        try:
+            if not self._is_known:
+                await self._check(writer)
+                self._is_known = True
+            async with asyncio.timeout(PROBE_S):
+                headers = "Host: worker\r\n" if isinstance(socket, Path) else socket.headers
+                writer.write(f"GET {self.worker.ready_path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n".encode())
                 return (await reader.readline()).split(b" ")[1:2] == [b"200"]
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, ValueError):
-        return False
+        except (OSError, TimeoutError, ValueError):
+            return False
+        finally:
+            writer.close()
+
+    async def _check(self, writer: asyncio.StreamWriter) -> None:
+        """Before it is told anything: that it is our worker, and that nobody else can reach it."""
+        socket = self.worker.socket
+        if isinstance(socket, Path):
+            if not is_ours(writer.get_extra_info("socket").fileno()):
+                raise _failed(self.worker, self.watch, "its socket belongs to another user", "")
+            return
+        found = await asyncio.to_thread(look, self.worker.pid, socket.number)
+        if self.worker.exited.done():
+            return  # of that others tell better
+        if found.exposed_at:
+            error = _failed(self.worker, self.watch, f"it listens on {found.exposed_at}, where others reach it", "")
+            error.hints = (N_("Let its command listen on 127.0.0.1, as with --host 127.0.0.1."),)
+            raise error
+        if found.has_stranger:
+            raise _failed(self.worker, self.watch, "another program listens on its port", "")
+
+    async def with_ports(self, error: LoadFailed) -> LoadFailed:
+        """The same error, which also says where the worker listens instead."""
+        socket = self.worker.socket
+        found = await asyncio.to_thread(look, self.worker.pid, 0 if isinstance(socket, Path) else socket.number)
+        if found.elsewhere and not self._is_known:
+            error.fields["ports"] = ", ".join(str(port) for port in found.elsewhere)
+            error.hints = (
+                N_("It listens on port {ports} and not where it was told to: does its command use the placeholder?"),
+                *error.hints,
+            )
+        return error
 
 
 def is_ours(fd: int) -> bool:

@@ -51,6 +51,7 @@ class StartedWorker:
     def __init__(self, worker: Worker, plan: Plan, trace: Trace, limits: StartLimits) -> None:
         self.pid = worker.pid
         self.socket = worker.socket
+        self.has_progress = worker.has_progress
         self.slots = plan.options.slots
         self.context_length = plan.options.context_length
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
