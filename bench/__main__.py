@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from . import engines, every_engine, idle, relaying, through_nodes
+from . import embedding, engines, every_engine, idle, relaying, through_nodes
 from .machine import Row, environment, need_tools
 
 FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
@@ -29,6 +29,7 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
 ENGINES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "llamacpp": every_engine.llamacpp,
     "transformers": every_engine.transformers,
+    "embeddings": embedding.vectors,
     "loads": every_engine.loads,
 }
 ALL = {**FIGURES, **ENGINES}

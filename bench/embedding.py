@@ -11,14 +11,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import aiohttp
 
-from .machine import Row, middle, python, spread
+from .machine import ROOT, Row, middle, python, spread
 from .node import Server, running, short_folder
 
 DIRECT_RATIO_MIN = 0.9
@@ -49,7 +49,8 @@ async def vectors() -> list[Row]:
             await server.admin("POST", f"/admin/models/{MODEL}/load")
             told = await server.admin("GET", f"/v1/models/{MODEL}")
             threads = told["modelyard"]["launch"]["values"]["threads"]
-            async with _direct(models / MODEL, threads) as direct:
+            environment = server.workers()[-1].environ()  # the same threads, the same waiting for one another
+            async with _direct(models / MODEL, threads, environment) as direct:
                 rows = [await _speed(server, session, direct)]
         return [*rows, await _hits(configuration)]
 
@@ -121,12 +122,15 @@ async def _directly(direct: asyncio.subprocess.Process, batches: list[list[str]]
 
 
 @asynccontextmanager
-async def _direct(folder: Path, threads: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _direct(
+    folder: Path, threads: int, environment: Mapping[str, str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The library in a process of its own, with as many threads as our worker."""
+    own = {name: value for name, value in environment.items() if not name.startswith("MODELYARD_")}
     process = await asyncio.create_subprocess_exec(
         *python("-m", "bench.bare_embeddings", str(folder), str(threads)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        limit=2**20,
+        limit=2**20, env=own, cwd=ROOT,
     )  # fmt: skip
     try:
         assert process.stdout is not None, "it has pipes"

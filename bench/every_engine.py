@@ -20,6 +20,7 @@ from tools.hf_folders import write_half_billion_folder
 from modelyard.demo import gguf_path, hf_folder
 
 from .client import Answer, ask, chat
+from .embedding import link_minilm
 from .engines import Speed, configuration, speed, speed_row, tokens_per_s
 from .machine import Row, python
 from .node import Server, running, short_folder
@@ -40,6 +41,7 @@ LOADED: tuple[tuple[str, str, Callable[[Path], object]], ...] = (
     ("llamacpp, a 0.5B shape", "half.gguf", write_half_billion),
     ("transformers, yardling", "yardling-hf", _copy(hf_folder())),
     ("transformers, a 0.5B shape", "half-hf", write_half_billion_folder),
+    ("embeddings, MiniLM", "minilm", link_minilm),
 )
 
 llamacpp = partial(speed, STREAM_COUNTS)
@@ -70,7 +72,8 @@ async def _load_row(label: str, name: str, write: Callable[[Path], object]) -> R
             told = (await server.admin("GET", f"/v1/models/{model}"))["modelyard"]
             receipt = (await server.admin("POST", f"/admin/models/{model}/load"))["receipt"]
             # Engines take what a batch needs with the first one. What it holds is told as it leaves.
-            await ask(server.port, chat(model, text_of_tokens(PROMPT_TOKENS), ANSWER_TOKENS), Answer())
+            if "chat" in told["capabilities"]:
+                await ask(server.port, chat(model, text_of_tokens(PROMPT_TOKENS), ANSWER_TOKENS), Answer())
             left = (await server.admin("POST", f"/admin/models/{model}/unload"))["receipt"]["worker"]
     footprint = told["footprint"]
     predicted = sum(footprint["bytes"].values()) - footprint["parts"].get("prompt_cache", 0)  # kept for later prompts

@@ -50,6 +50,8 @@ def test_the_lengths_a_model_was_trained_for_are_known(tmp_path: Path) -> None:
         ([{**TRANSFORMER, "type": "os.system"}], "program code"),
         ([{**TRANSFORMER, "type": "custom_st.Transformer"}], "program code"),
         ([{**TRANSFORMER, "type": "sentence_transformersx.Evil"}], "program code"),
+        ([{**TRANSFORMER, "type": "sentence_transformers.base.model.torch"}], "program code"),
+        ([{**TRANSFORMER, "type": "sentence_transformers.models.Router"}], "Router"),
         ([TRANSFORMER, {**POOLING, "path": "../other"}], "outside"),
         ([TRANSFORMER, {**POOLING, "path": "/etc"}], "outside"),
         ([], "list of 1 to"),

@@ -15,6 +15,7 @@ import msgspec
 SETTINGS_BYTES_MAX = 4 * 1024**2
 MODULES_MAX = 32
 OWN_CLASSES = "sentence_transformers."
+NESTING = ("Router", "Asym")  # they load classes that files of their own name
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -25,7 +26,10 @@ def folder_problem(folder: Path) -> str:
     except (OSError, ValueError) as failure:
         return str(failure) or type(failure).__name__
     for kind, path in modules:
-        if not kind.startswith(OWN_CLASSES):
+        name = kind.rpartition(".")[2]
+        if name in NESTING:
+            return f"it is made of further modules ({name}), whose program code nobody has checked"
+        if not kind.startswith(OWN_CLASSES) or not name[:1].isupper():
             return f"it needs program code of its own ({kind[:100]}), which is not run"
         part = folder / path
         if not part.resolve().is_relative_to(folder.resolve()):
