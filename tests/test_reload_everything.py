@@ -103,6 +103,7 @@ OTHER: dict[str, Any] = {
         },
     },
     "prompts": PROMPTS,
+    "embeddings": {"cache_bytes": 5, "resident_max": 2, "idle_ttl_s": 6},
     "guards": {"deny": ["never say this"], "hook": "a", "hook_s": 1, "on_failure": "pass"},
     "pull": {"store": "other", "hosts": ["example.com"], "attempts_max": 2, "backoff_s": 3, "silence_s": 4},
     "roles": {"r": "x"},

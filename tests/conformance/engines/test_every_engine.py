@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from modelyard.providers.worker_tokens import WorkerCounter
 from modelyard.types.chat import InferenceRequest, Message
 from tests.support.node import Answer, Server, ask, client, fetch, resident, until
 
-from .cases import CASES, CONTEXT_TOKENS, Case, cpu_s
+from .cases import CASES, CONTEXT_TOKENS, Case, address_of, cpu_s
 
 QUESTION = "What is Modelyard?"
 LONG_CHARS = 5 * CONTEXT_TOKENS
@@ -122,8 +121,7 @@ async def test_its_tokenizer_counts_what_its_usage_tells(
     continued = await fetch(
         session, yard, "/v1/completions", "POST", json={"model": case.model, "prompt": QUESTION, "max_tokens": 1}
     )
-    line = psutil.Process(await worker_pid(session, yard, case.model)).cmdline()
-    worker = SimpleNamespace(socket=Path(line[line.index("--socket") + 1]))
+    worker = SimpleNamespace(socket=address_of(psutil.Process(await worker_pid(session, yard, case.model))))
     counter = WorkerCounter(cast(RunningWorker, worker), "count", 2.0)
 
     assert await counter.prompt(chat) == told["usage"]["prompt_tokens"]
