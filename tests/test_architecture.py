@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
-LAYERS = """errors | units clock | types | events words logs | diagnosis | config | client | models demo | memory
-    | engines | workers | residency | providers | routing registry | gateway | fleet | api web | naming command_wiring
+LAYERS = """errors | units clock loopback | types | events words logs | diagnosis | config | client | models demo
+    | memory | engines | workers | residency | providers | routing registry | gateway | fleet | api web | naming command_wiring
     | wiring node node_wiring pull_wiring engine_wiring
     | showing reload applying | compose compose_minimal | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {
-    "errors.py", "units.py",
+    "errors.py", "units.py", "loopback.py",
     "diagnosis/__init__.py", "diagnosis/verdict.py", "diagnosis/own_lines.py", "diagnosis/told.py",
     "types/address.py", "types/placeholders.py",
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",

@@ -13,10 +13,11 @@ from modelyard.clock import Clock
 from modelyard.config.node_settings import NodeSettings
 from modelyard.config.pull_settings import PullSettings
 from modelyard.errors import N_, BadRequest, NodeNotFound
+from modelyard.loopback import is_loopback
 from modelyard.models.store import Store
 from modelyard.providers.node_address import Address
 from modelyard.providers.node_http import NodeConnections
-from modelyard.registry.fetch import Fetcher, Hosts, is_this_machine
+from modelyard.registry.fetch import Fetcher, Hosts
 from modelyard.registry.hub import Hub
 from modelyard.registry.ollama_folder import OllamaFolder, ollama_folders
 from modelyard.registry.plan import PullPlan
@@ -55,7 +56,7 @@ class Servers:
         if node is None:
             raise NodeNotFound(node=reference.node)
         host = urlsplit(node.url).hostname or ""
-        if node.kind == "ollama" and (node.is_this_machine or is_this_machine(host)):
+        if node.kind == "ollama" and (node.is_this_machine or is_loopback(host)):
             return await self._here.plan(reference)
         if node.kind == "openai":
             return await yard_plan(reference, node)

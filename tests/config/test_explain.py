@@ -11,8 +11,9 @@ from modelyard.config.echo import EchoSettings
 from modelyard.config.explain import MachineFacts, effective_lines, risks, setting_rows
 from modelyard.config.reference import settings_markdown
 from modelyard.config.schema import Settings
-from modelyard.config.settings import is_loopback, load_settings
+from modelyard.config.settings import load_settings
 from modelyard.engines import echo_settings as engine
+from modelyard.loopback import is_loopback
 from modelyard.units import GIB
 
 ROOT = Path(__file__).parent.parent.parent

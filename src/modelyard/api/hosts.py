@@ -108,18 +108,6 @@ def parse_host(host: bytes) -> str | None:
     return None if ".." in name else name
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address, as a socket reports it, is this machine."""
-    if address in ("127.0.0.1", "::1"):
-        return True
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return (mapped or parsed).is_loopback
-
-
 def _bracketed(name: str) -> str:
     try:
         parsed = ip_address(name.strip("[]").partition("%")[0])

@@ -27,8 +27,9 @@ from modelyard.errors import (
 )
 from modelyard.gateway.keys import ALL_RIGHTS, ANONYMOUS, Caller, KeyRing, Right
 from modelyard.gateway.limits import Limits
+from modelyard.loopback import is_loopback
 
-from .hosts import IN_PROCESS, HostPolicy, OriginPolicy, is_loopback
+from .hosts import IN_PROCESS, HostPolicy, OriginPolicy
 from .problems import Dialect
 
 log = structlog.get_logger()
@@ -83,7 +84,7 @@ def new_request_id() -> str:
 
 def check_bind(host: str, keys: KeyRing, *, allow_open: bool = False, where: str = "server.host") -> tuple[str, ...]:
     """Refuse to listen off loopback without a key. Returns warnings to print at every start."""
-    if keys or host == "localhost" or is_loopback(host.strip("[]")):
+    if keys or is_loopback(host):
         return ()
     if not allow_open:
         raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from modelyard.client.addresses import is_this_machine, model_path, node_path
+from modelyard.client.addresses import model_path, node_path
 from modelyard.client.event_lines import EventTooLarge, event_data
 from modelyard.client.ollama_lines import Lines
 from modelyard.client.replies import ModelEntry, chunks_of, convert, decode, error_of, model_entry
@@ -29,6 +29,7 @@ from modelyard.errors import (
     UpstreamUnreachable,
     YardError,
 )
+from modelyard.loopback import is_loopback
 from modelyard.types.chat import Delta, Message, Usage
 from modelyard.types.fleet import FleetNodeStatus
 from modelyard.types.memory import Receipt
@@ -85,7 +86,7 @@ class YardClient:
                 headers=headers,
                 timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
                 follow_redirects=False,
-                trust_env=not is_this_machine(parsed.host),  # no proxy stands between us and ourselves
+                trust_env=not is_loopback(parsed.host),  # no proxy stands between us and ourselves
             )
         except (httpx2.InvalidURL, ValueError) as problem:
             raise ConfigError(

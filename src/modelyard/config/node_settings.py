@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 import ssl
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Secret
 
 from modelyard.config.section import Section
 from modelyard.config.values import NoneText, Seconds, sendable
+from modelyard.loopback import is_loopback
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 KINDS = ("local", "ollama", "openai")
@@ -36,16 +36,6 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("an address ends with its path")
     return text.rstrip("/")
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _certificates(path: Path) -> Path:
@@ -154,7 +144,7 @@ class NodeSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> NodeSettings:
-        if self.devices and not self.is_this_machine and not _is_loopback(self.url):
+        if self.devices and not self.is_this_machine and not is_loopback(urlsplit(self.url).hostname or ""):
             raise ValueError(
                 "the address is not on this machine; give devices only to a node that shares this machine's memory, "
                 "and say is_this_machine = true if this one does"

@@ -6,7 +6,6 @@ The public way in is `load_settings`. A wrong configuration is refused as a whol
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from modelyard.config.load import Flag, Origin, Parts, Sources, dotted, process_
 from modelyard.config.paths import Paths, user_paths
 from modelyard.config.schema import Settings
 from modelyard.errors import N_, ConfigError
+from modelyard.loopback import is_loopback
 
 PROBLEMS_MAX = 20
 DEFAULT = Origin("default")
@@ -92,20 +92,6 @@ def _watched(sources: Sources, settings: Settings, folder: Path) -> tuple[Path, 
     certificates = {node.ca_file for node in settings.nodes if node.ca_file is not None}
     own = (sources.file,) if sources.file is not None else tuple(folder / name for name in files.NAMES)
     return (*own, folder / ".env", folder.joinpath(*shared_layout.PATH), *sorted(sources.read | certificates))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def is_open(settings: Settings) -> bool:

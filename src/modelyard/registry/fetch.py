@@ -8,7 +8,6 @@ must have) is refused before a byte of it is kept. Follows few redirects, and wa
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from modelyard.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from modelyard.loopback import is_loopback
 from modelyard.providers.node_address import Address
 from modelyard.providers.node_http import NodeAnswer, NodeConnections
 from modelyard.providers.worker_http import BrokenConnection, NoConnection
@@ -59,7 +59,7 @@ class Hosts:
             return False
         if registry and origin == origin_of(registry):
             return True
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
             return False
         port = f":{origin[2]}" if origin[2] != 443 else ""
         return any(
@@ -74,15 +74,6 @@ def origin_of(url: str) -> tuple[str, str, int]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an address of a server")
     return parts.scheme, parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class FileAnswer(NodeAnswer):

@@ -7,7 +7,6 @@ server or nowhere, answers have a bound, and no file is fetched here.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import ssl
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from modelyard.loopback import is_loopback
 
 ANSWER_BYTES_MAX = 32 * 1024**2
 ANSWER_S = 30.0
@@ -93,11 +94,7 @@ def listed(repository: str, revision: str) -> dict[str, Any]:
 def check_endpoint(endpoint: str) -> None:
     """A token goes over TLS, or to this machine."""
     url = httpx2.URL(endpoint)
-    try:
-        is_here = url.host == "localhost" or ipaddress.ip_address(url.host).is_loopback
-    except ValueError:
-        is_here = False
-    if url.scheme != "https" and not is_here:
+    if url.scheme != "https" and not is_loopback(url.host):
         raise Refused("insecure", endpoint)
 
 

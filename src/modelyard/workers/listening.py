@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from modelyard.loopback import is_loopback
 from modelyard.types.address import LOOPBACK
 
 LISTEN = psutil.CONN_LISTEN
@@ -36,7 +37,7 @@ def look(pid: int, port: int) -> Listening:
     others = {number for _address, number, is_own in listeners if is_own and number != port}
     return Listening(
         has_stranger=any(not is_own and _reaches_loopback(address) for address, is_own in at_port),
-        exposed_at=next((address for address, is_own in at_port if is_own and not _is_loopback(address)), ""),
+        exposed_at=next((address for address, is_own in at_port if is_own and not is_loopback(address)), ""),
         elsewhere=tuple(sorted(others)),
     )
 
@@ -46,10 +47,6 @@ def _tree(pid: int) -> frozenset[int]:
         return frozenset((pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))))
     except psutil.Error:
         return frozenset((pid,))
-
-
-def _is_loopback(address: str) -> bool:
-    return _unmapped(address).is_loopback
 
 
 def _reaches_loopback(address: str) -> bool:
