@@ -8,12 +8,37 @@ from contextlib import ExitStack, closing
 
 from modelyard.testing import FakeOllama, Recorded, Script
 from tests.guarantees.test_slow_clients import HEAD, MIB, STUCK_GROWTH_BYTES_MAX, connect, hasty, rss_bytes
-from tests.support.counts import count
+from tests.support.counts import count, tell
 from tests.support.fleet import Fleet, until
 from tests.support.node import Server, client
 
 STUCK_COUNT = count(40, 200)
+GAP_RATIO_MAX = 1.5
+STEADY = Script(tagged=True, tag_count=12, between_s=0.05)
 LARGE = Script(tokens=("x" * 50_000,) * 100)  # five million characters, as fast as they go
+
+
+async def gaps(yard: Fleet) -> list[float]:
+    """The times between two pieces of eight answers at once, each with a token every 50 ms."""
+    found: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    async def one() -> None:
+        body = {"model": "n", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        async with yard.http.post(f"{yard.server.url}/v1/chat/completions", json=body) as answer:
+            before = 0.0
+            async for line in answer.content:
+                if b'"content":"' in line:
+                    now = clock()
+                    found.extend([now - before] if before else [])
+                    before = now
+
+    await asyncio.gather(*(one() for _ in range(8)))
+    return found
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[len(values) * 99 // 100]
 
 
 def outcomes(server: Server) -> list[str]:
@@ -34,6 +59,8 @@ async def test_who_stops_reading_costs_little_and_is_let_go_of() -> None:
             yard = Fleet(server, {}, http)
             await yard.ask("n")
             before = rss_bytes(server)
+            node.play(STEADY)
+            undisturbed = await gaps(yard)
             node.play(LARGE, times=STUCK_COUNT, model="m")
             body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]})
             question = HEAD + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
@@ -43,14 +70,19 @@ async def test_who_stops_reading_costs_little_and_is_let_go_of() -> None:
                     stuck.sendall(question)
                 await until(lambda: len(about(node, "m")) == STUCK_COUNT, "all are asked")
                 asked = about(node, "m")
+                disturbed = await gaps(yard)
                 others = await asyncio.gather(*(yard.ask("n") for _ in range(20)))
                 grown = rss_bytes(server) - before
                 await until(
                     lambda: all(one.left.is_set() or one.is_whole for one in asked), "the node is let go of", 60
                 )
-                await until(lambda: len(outcomes(server)) >= STUCK_COUNT + 21, "all have ended")
+                await until(lambda: len(outcomes(server)) >= STUCK_COUNT + 37, "all have ended")
                 status, ended = await yard.node("far"), outcomes(server)
 
+            undisturbed += await gaps(yard)
+
+    tell(f"gaps of others, p99: {p99(undisturbed):.4f} s, {p99(disturbed):.4f} s beside readers that are stuck")
+    assert p99(disturbed) <= GAP_RATIO_MAX * p99(undisturbed)
     assert all(one.is_whole for one in others)
     assert grown <= STUCK_GROWTH_BYTES_MAX, f"{grown / MIB:.0f} MiB"
     assert ended.count("client_closed") == STUCK_COUNT

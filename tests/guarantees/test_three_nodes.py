@@ -16,10 +16,36 @@ from tests.support.fleet import Answer, Fleet, fleet
 
 TOKENS = 8
 WELL = Script(tagged=True, tag_count=TOKENS, between_s=0.005)
-QUICK: dict[str, Any] = {"connect_s": 0.5, "first_token_s": 0.8, "between_tokens_s": 0.8, "health_timeout_s": 1}
-CONFIG = {"deadlines": {"load_s": 0.1, "load_per_gib_s": 0}, "routing": {"strategy": "weighted"}}
+FIRST_TOKEN_S, LOAD_S = 0.8, 0.1
+QUICK: dict[str, Any] = {
+    "connect_s": 0.5,
+    "first_token_s": FIRST_TOKEN_S,
+    "between_tokens_s": 0.8,
+    "health_timeout_s": 1,
+}
+CONFIG = {"deadlines": {"load_s": LOAD_S, "load_per_gib_s": 0}, "routing": {"strategy": "weighted"}}
 # What may be seen of a node that goes away under a request that it had begun, or was asked in vain.
 HONEST = {"upstream_invalid_response", "upstream_stalled", "upstream_timeout", "upstream_unreachable"}
+
+# The guarantee says 200 a second. In the suite the fakes, our server and the client share two cores with other tests,
+# and could not make so many answers: what came too late would be the machine's failures.
+PER_S = float(count(50, 200))
+NODES = 3
+SILENCES = 2  # of a model in a row, at the latest: then its node is left alone
+TRIALS = 5  # of a node, at most, in the time that a phase lasts
+
+
+def failures_max(per_s: float) -> float:
+    """What callers may see, from what is promised.
+
+    (1) Killed: what runs there in that moment breaks off; an answer takes TOKENS pauses, on a busy machine ten times as
+    long. Whoever asks it later gets another node. (2) Wedged: its part of the work waits in vain for a first token
+    until silences are enough; who waited so long is not sent elsewhere, since the node may be at work. (3) Single
+    requests find out whether a node is back.
+    """
+    running = per_s / NODES * TOKENS * WELL.between_s * 10
+    waiting = per_s / NODES * (FIRST_TOKEN_S + LOAD_S) * SILENCES
+    return running + waiting + NODES * TRIALS
 
 
 @dataclass
@@ -70,7 +96,7 @@ async def test_killed_wedged_and_drained_nodes_make_no_wrong_answers() -> None:
     async with FaultProxy(nodes["kill"].url) as way, fleet(nodes, CONFIG, urls={"kill": way.url}, **QUICK) as yard:
         for node in nodes.values():
             node.play(WELL)
-        load, phase_s = Load(yard, float(count(50, 200))), count(2, 20)
+        load, phase_s = Load(yard, PER_S), count(2, 20)
         await load.run(1)
         way.network = Network(is_refusing=True)  # killed: every connection breaks, and no new one is taken
         way.cut_all()
@@ -95,7 +121,7 @@ async def test_killed_wedged_and_drained_nodes_make_no_wrong_answers() -> None:
     assert all(one.is_whole and one.node != "drain" for one in drained)
     assert all(is_right(one) for one in answers)
     assert set(failed) <= HONEST
-    assert failed.total() <= 0.1 * len(answers)
+    assert failed.total() <= failures_max(load.per_s), dict(failed)
 
 
 async def test_whatever_goes_wrong_a_caller_gets_one_attempts_tokens() -> None:
