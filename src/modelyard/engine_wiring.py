@@ -19,7 +19,8 @@ from modelyard.engines.echo import Echo
 from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.installed import torch_uses_gpus, visible
 from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides, automatic
-from modelyard.engines.transformers import TorchOverrides, Transformers
+from modelyard.engines.torch_recipe import TorchOverrides
+from modelyard.engines.transformers import Transformers
 from modelyard.memory.machine import MachineDevices
 
 

@@ -11,7 +11,7 @@ from modelyard.engines import embeddings
 from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.embeddings_app import batches
 from modelyard.engines.hardware import Hardware
-from modelyard.engines.transformers import TorchOverrides
+from modelyard.engines.torch_recipe import TorchOverrides
 from modelyard.errors import EngineMissing, LoadFailed
 from modelyard.models.folder import describe_folder
 from modelyard.types.model import Model

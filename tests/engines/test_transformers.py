@@ -18,7 +18,8 @@ from modelyard.engines import installed
 from modelyard.engines import transformers as recipes
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.installed import torch_uses_gpus
-from modelyard.engines.transformers import TorchOverrides, Transformers
+from modelyard.engines.torch_recipe import TorchOverrides
+from modelyard.engines.transformers import Transformers
 from modelyard.errors import EngineMissing, LoadFailed
 from modelyard.memory.devices import SystemDevices
 from modelyard.memory.footprint_torch import blocks_for

@@ -1,4 +1,4 @@
-"""Serves a worker's ASGI app on its Unix socket: what the workers that are Python programs of ours have in common.
+"""What the workers that are Python programs of ours have in common: how they begin, load, fail and serve an ASGI app.
 
 Runs inside worker processes, never in the node. The socket appears when the model is loaded: whoever calls `serve`
 loads first. A client that leaves is an `http.disconnect` to the app. Knows nothing about engines.
@@ -6,17 +6,54 @@ loads first. A client that leaves is an `http.disconnect` to the app. Knows noth
 
 from __future__ import annotations
 
+import json
 import os
 import socket as sockets
 import stat
+import sys
 import threading
-from typing import NoReturn
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
 
 BACKLOG_MAX = 256
+USAGE = "usage: python -m MODULE --socket PATH --params JSON"
 SEND_BYTES = 64 * 1024  # of the kernel's buffer: who reads slowly is noticed early
+
+
+class LoadRefused(Exception):
+    """The folder is not what it should be; the text is for whoever reads the node's error."""
+
+
+def asked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """The socket to listen on and the parameters, as every worker of ours is told them."""
+    match arguments:
+        case ["--socket", socket, "--params", params]:
+            return socket, json.loads(params)
+    raise SystemExit(USAGE)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """A load: whatever goes wrong with it is said in one line, and ends the process."""
+    try:
+        yield
+    except LoadRefused as refused:
+        give_up(f"refused: {refused}")
+    except BaseException as error:
+        give_up("load failed: " + traceback.format_exception_only(error)[-1].strip().replace(str(Path.home()), "~"))
+
+
+def give_up(why: str) -> NoReturn:
+    """End at once, with a last word."""
+    sys.stderr.write(why + "\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def serve(app: ASGIApp, socket_path: str) -> NoReturn:

@@ -20,6 +20,11 @@ class Choice:
     reason: str
 
 
+def configured(value: object) -> Choice | None:
+    """What the configuration sets, if it does."""
+    return None if value is None else Choice(value, "set in the configuration")
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
     """How a worker for one model is started. Two loads with equal options are interchangeable."""

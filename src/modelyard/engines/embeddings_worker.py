@@ -7,10 +7,8 @@ full batch has been computed: what it holds then is what it will hold.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from modelyard.engines.asgi_worker import serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, loading, serve
 from modelyard.engines.embeddings_app import Computes, Input, Pair, Refused, app_of
 from modelyard.engines.worker_cell import enter
 from modelyard.models.sentence_folder import folder_problem
@@ -39,10 +37,6 @@ class Params:
     context_length: int
     batch_tokens: int
     is_reranker: bool
-
-
-class LoadRefused(Exception):
-    """The folder cannot be served."""
 
 
 class Sentences:
@@ -161,28 +155,14 @@ def warm_up(computes: Computes, params: Params) -> None:
         computes.vectors([words] * count)
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def main(arguments: list[str]) -> None:
     """Load, serve, and end with the node."""
     enter(os.environ)
-    match arguments:
-        case ["--socket", socket, "--params", given]:
-            params = Params(**json.loads(given))
-        case _:
-            raise SystemExit("usage: embeddings_worker --socket PATH --params JSON")
-    try:
+    socket, given = asked(arguments)
+    params = Params(**given)
+    with loading():
         computes = load(params)
         warm_up(computes, params)
-    except LoadRefused as refused:
-        _say(f"refused: {refused}")
-        os._exit(1)
-    except BaseException as error:
-        _say("load failed: " + traceback.format_exception_only(error)[-1].strip().replace(str(Path.home()), "~"))
-        os._exit(1)
     serve(app_of(computes, is_reranker=params.is_reranker), socket)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from modelyard.engines import hardware as choose
-from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand
+from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand, configured
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp_oracle import ask
@@ -83,13 +83,13 @@ class LlamaCpp:
     def options(self, model: Model) -> LaunchOptions:
         machine, fixed = self._hardware, self._per_model.get(model.name, self._overrides)
         chosen = {
-            "context_length": _fixed(fixed.context_length) or choose.context_length(machine, model.context_length),
-            "slots": _fixed(fixed.slots) or _slots(machine, model),
-            "threads": _fixed(fixed.threads) or choose.threads(machine),
-            "n_batch": _fixed(fixed.n_batch) or choose.batch_tokens(machine, model.parameter_count),
-            "n_gpu_layers": _fixed(fixed.n_gpu_layers) or choose.gpu_layers(machine),
-            "kv_type": _fixed(fixed.kv_type) or EXACT,
-            "prompt_cache_bytes": _fixed(fixed.prompt_cache_bytes) or PROMPT_CACHE,
+            "context_length": configured(fixed.context_length) or choose.context_length(machine, model.context_length),
+            "slots": configured(fixed.slots) or _slots(machine, model),
+            "threads": configured(fixed.threads) or choose.threads(machine),
+            "n_batch": configured(fixed.n_batch) or choose.batch_tokens(machine, model.parameter_count),
+            "n_gpu_layers": configured(fixed.n_gpu_layers) or choose.gpu_layers(machine),
+            "kv_type": configured(fixed.kv_type) or EXACT,
+            "prompt_cache_bytes": configured(fixed.prompt_cache_bytes) or PROMPT_CACHE,
         }
         context = cast(int, chosen["context_length"].value)
         if model.context_length is not None and context > model.context_length:
@@ -175,10 +175,6 @@ def automatic(hardware: Hardware) -> dict[str, Choice]:
         "kv_type": EXACT,
         "prompt_cache_bytes": PROMPT_CACHE,
     }
-
-
-def _fixed(value: object) -> Choice | None:
-    return None if value is None else Choice(value, "set in the configuration")
 
 
 def _number(value: object) -> int:

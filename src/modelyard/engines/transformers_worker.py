@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +22,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from modelyard.engines import transformers_sampling
 from modelyard.engines.answer_text import CALL, THINK
-from modelyard.engines.asgi_worker import serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, give_up, loading, serve
 from modelyard.engines.templates import Renderer
 from modelyard.engines.transformers_app import LOOK_S, Engine, Step, app_of
 from modelyard.engines.transformers_question import Question, Sampling
@@ -33,10 +30,6 @@ from modelyard.engines.worker_cell import enter
 
 PAGE_TOKENS = 256  # the library's: what a block holds
 WARM_UP_S_MAX = 600.0
-
-
-class LoadRefused(Exception):
-    """The folder is not what it should be; the text is for whoever reads the node's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,34 +233,18 @@ def warm_up(loaded: Loaded, params: Params) -> None:
 def end_with(manager: Any) -> None:
     """The library's thread ends only if it failed. Then so do we: a worker that cannot compute must not look well."""
     manager._generation_thread.join()
-    _say(f"load failed: the engine's thread ended: {manager.background_thread_status.fatal_error!r}")
-    os._exit(1)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    give_up(f"load failed: the engine's thread ended: {manager.background_thread_status.fatal_error!r}")
 
 
 def main(arguments: list[str]) -> None:
     """Load, serve, and end with the node."""
     enter(os.environ)
-    match arguments:
-        case ["--socket", socket, "--params", given]:
-            params = Params(**json.loads(given))
-        case _:
-            raise SystemExit("usage: transformers_worker --socket PATH --params JSON")
-    try:
-        with torch.inference_mode():
-            loaded = load(params)
-            loaded.manager.start()
-            warm_up(loaded, params)
-    except LoadRefused as refused:
-        _say(f"refused: {refused}")
-        os._exit(1)
-    except BaseException as error:
-        _say("load failed: " + traceback.format_exception_only(error)[-1].strip().replace(str(Path.home()), "~"))
-        os._exit(1)
+    socket, given = asked(arguments)
+    params = Params(**given)
+    with loading(), torch.inference_mode():
+        loaded = load(params)
+        loaded.manager.start()
+        warm_up(loaded, params)
     threading.Thread(target=end_with, args=(loaded.manager,), daemon=True).start()
     serve(app_of(engine_of(loaded, params, os.environ)), socket)
 
