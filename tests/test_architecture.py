@@ -17,8 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "modelyard"
 LAYERS = """errors | units clock loopback | types | events words logs | diagnosis | config | client | models demo
     | memory | engines | workers | residency | providers | routing registry | gateway | fleet | api web
-    | naming command_wiring | wiring node node_wiring pull_wiring engine_wiring
-    | showing reload applying | compose compose_minimal | asgi serving | cli testing"""
+    | wiring node | showing reload applying | compose compose_minimal | asgi serving | cli testing"""
 RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row.split()}
 
 PURE = {

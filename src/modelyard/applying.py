@@ -10,19 +10,15 @@ from dataclasses import dataclass
 
 from modelyard.api.security import Guard
 from modelyard.clock import Clock
-from modelyard.command_wiring import commands, warn_of_open_commands
 from modelyard.config.changes import Changes, in_force
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
-from modelyard.engine_wiring import Recipes
 from modelyard.errors import N_, NotAuthenticated
 from modelyard.gateway.inference import Inference
 from modelyard.gateway.keys import Caller, Right
 from modelyard.gateway.operations import Operations
 from modelyard.models.catalog import Catalog
-from modelyard.naming import aliases, prompt_limits
 from modelyard.node import CONFIGURATION
-from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules
 from modelyard.providers.fitting import PromptLimits
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
@@ -31,7 +27,11 @@ from modelyard.routing.fleet import Fleet
 from modelyard.routing.node import NodeParts, NodeRules
 from modelyard.routing.prober import Prober
 from modelyard.routing.router import Router
-from modelyard.wiring import (
+from modelyard.wiring.commands import commands, warn_of_open_commands
+from modelyard.wiring.engines import Recipes
+from modelyard.wiring.names import aliases, prompt_limits
+from modelyard.wiring.nodes import node_parts, node_rules, retry_budget, routing_rules
+from modelyard.wiring.parts import (
     deadlines,
     guard,
     guard_rules,

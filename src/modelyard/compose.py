@@ -23,7 +23,6 @@ from modelyard.config.explain import setting_rows
 from modelyard.config.load import process_environment
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
-from modelyard.engine_wiring import recipes
 from modelyard.engines.base import Engine
 from modelyard.events import EventBus
 from modelyard.gateway.inference import Inference
@@ -41,11 +40,8 @@ from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.models.store import Store
 from modelyard.models.stored import opened_store
-from modelyard.naming import aliases, default_model, fallbacks, warn_of_unknown_names
 from modelyard.node import CONFIGURATION, FOOTPRINTS_FILE, Node, preload, working
-from modelyard.node_wiring import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
 from modelyard.providers.local import LocalProvider
-from modelyard.pull_wiring import Servers, pulls
 from modelyard.registry.pulls import Pulls
 from modelyard.reload import ConfigWatch
 from modelyard.residency.manager import ResidencyManager
@@ -57,7 +53,10 @@ from modelyard.routing.router import Router
 from modelyard.routing.standings import Standings
 from modelyard.showing import launch_details, loading_names, memory_history
 from modelyard.types.model import Model
-from modelyard.wiring import (
+from modelyard.wiring.engines import recipes
+from modelyard.wiring.names import aliases, default_model, fallbacks, warn_of_unknown_names
+from modelyard.wiring.nodes import node_parts, node_rules, retry_budget, routing_rules, shared_nodes
+from modelyard.wiring.parts import (
     deadlines,
     guard,
     keeping,
@@ -66,6 +65,7 @@ from modelyard.wiring import (
     scan_models,
     start_limits,
 )
+from modelyard.wiring.pulls import Servers, pulls
 from modelyard.workers.leftovers import reap_leftovers
 from modelyard.workers.run_folder import RunFolder, run_root
 from modelyard.workers.start import Starter

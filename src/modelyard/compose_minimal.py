@@ -21,7 +21,6 @@ from modelyard.clock import SystemClock
 from modelyard.config.load import process_environment
 from modelyard.config.schema import Settings
 from modelyard.config.settings import LoadedSettings
-from modelyard.engine_wiring import recipes
 from modelyard.errors import N_, ConfigError
 from modelyard.events import EventBus
 from modelyard.gateway.figures import NoFigures
@@ -33,14 +32,15 @@ from modelyard.memory.machine import MachineDevices
 from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
 from modelyard.models.stored import opened_store
-from modelyard.naming import BUILTIN, aliases, default_model, fallbacks, prompt_limits
 from modelyard.node import FOOTPRINTS_FILE, Node, preload, working
 from modelyard.providers.local import LocalProvider
 from modelyard.residency.manager import ResidencyManager
 from modelyard.routing.only_here import OnlyHere
 from modelyard.showing import launch_details, loading_names, memory_history
 from modelyard.types.model import Capability, Model
-from modelyard.wiring import (
+from modelyard.wiring.engines import recipes
+from modelyard.wiring.names import BUILTIN, aliases, default_model, fallbacks, prompt_limits
+from modelyard.wiring.parts import (
     deadlines,
     guard,
     keeping,

@@ -29,9 +29,9 @@ from modelyard.config.settings import LoadedSettings
 from modelyard.errors import ShuttingDown
 from modelyard.logs import LogWriter, logging_to
 from modelyard.memory.commit import commit_limit_bytes
-from modelyard.naming import BUILTIN, default_model
 from modelyard.node import Node, Wiring
 from modelyard.residency.manager import ResidencyManager
+from modelyard.wiring.names import BUILTIN, default_model
 from modelyard.workers.descriptors import raise_descriptor_limit
 from modelyard.workers.marked import RUN_VARIABLE, kill_marked
 from modelyard.workers.run_folder import RunFolder

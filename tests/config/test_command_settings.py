@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from modelyard.command_wiring import commands
 from modelyard.config.changes import changes
 from modelyard.config.explain import MASK, setting_rows
 from modelyard.config.load import Flag, parts_of
 from modelyard.errors import ConfigError
+from modelyard.wiring.commands import commands
 from tests.config.test_load import load, refusal
 
 GOOD = '[models.command.mine]\ncommand = "server --port {port}"\n'

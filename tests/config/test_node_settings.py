@@ -12,8 +12,8 @@ from modelyard.config.explain import MachineFacts, risks
 from modelyard.config.schema import Settings
 from modelyard.config.settings import load_settings
 from modelyard.errors import ConfigError
-from modelyard.naming import aliases
 from modelyard.units import GIB
+from modelyard.wiring.names import aliases
 
 CERTIFICATE = Path(__file__).parent.parent / "support" / "authority.pem"
 NODE = '[[nodes]]\nname = "a"\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.config.load import Origin
-from modelyard.naming import engine_order, prompt_limits
+from modelyard.wiring.names import engine_order, prompt_limits
 from tests.config.test_load import load, refusal
 
 

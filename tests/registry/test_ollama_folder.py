@@ -16,9 +16,9 @@ from modelyard.config.pull_settings import PullSettings
 from modelyard.errors import BadRequest, DigestMismatch, ModelFileError, NodeNotFound, NotFound, YardError
 from modelyard.models.store import Store
 from modelyard.models.stored import opened_store, stored_models
-from modelyard.pull_wiring import Servers, pulls
 from modelyard.registry.reference import NodeReference
 from modelyard.types.model import Capability
+from modelyard.wiring.pulls import Servers, pulls
 
 WEIGHTS = "application/vnd.ollama.image.model"
 DATA = demo.gguf_path().read_bytes()

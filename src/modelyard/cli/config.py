@@ -66,8 +66,8 @@ def _automatic(loaded: LoadedSettings, environment: Mapping[str, str]) -> dict[s
     """What this machine chooses for launch values that are not set, by the names of the settings."""
     import asyncio
 
-    from modelyard.engine_wiring import automatic_launch
     from modelyard.memory.devices import SystemDevices
+    from modelyard.wiring.engines import automatic_launch
 
     devices = SystemDevices(gpus=loaded.settings.memory.gpus)
     found = asyncio.run(automatic_launch(loaded.settings, devices, environment))

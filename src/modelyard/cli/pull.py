@@ -173,7 +173,7 @@ def _own_steps(session: Session, reference: Reference) -> Iterator[Mapping[str, 
     import structlog
 
     from modelyard.clock import SystemClock
-    from modelyard.pull_wiring import Servers, pulls
+    from modelyard.wiring.pulls import Servers, pulls
 
     loaded, store = _store(session)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # we say it ourselves

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from modelyard.command_wiring import commands, warn_of_open_commands
 from modelyard.config.model_settings import ModelOptions
 from modelyard.config.schema import Settings
 from modelyard.engines import hardware
@@ -22,6 +21,7 @@ from modelyard.engines.llamacpp import LlamaCpp, LlamaOverrides, automatic
 from modelyard.engines.torch_recipe import TorchOverrides
 from modelyard.engines.transformers import Transformers
 from modelyard.memory.machine import MachineDevices
+from modelyard.wiring.commands import commands, warn_of_open_commands
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from modelyard import demo
 from modelyard.api.hosts import HostPolicy, OriginPolicy
 from modelyard.api.security import Guard, check_bind
 from modelyard.clock import Clock
-from modelyard.command_wiring import commands
 from modelyard.config.schema import Settings
 from modelyard.engines.choice import one_per_folder
 from modelyard.engines.command import command_model
@@ -28,10 +27,11 @@ from modelyard.models.folder import describe_folder
 from modelyard.models.scan import scan
 from modelyard.models.store import Store
 from modelyard.models.stored import stored_models
-from modelyard.naming import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.providers.deadlines import Deadlines
 from modelyard.residency.state import ResidencyLimits
 from modelyard.types.model import VECTORS_GROUP, Model
+from modelyard.wiring.commands import commands
+from modelyard.wiring.names import BUILTIN, allowed, engine_order, paths_of_one
 from modelyard.workers.launch_plan import Keeping
 from modelyard.workers.start import StartLimits
 

@@ -1,6 +1,6 @@
 """What names in the configuration mean: which model each leads to, and what is set for the one of that name.
 
-Pure translation of settings, like wiring, which builds on it.
+Pure translation of settings, like its neighbours, which build on it.
 """
 
 from __future__ import annotations
