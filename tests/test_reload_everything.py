@@ -133,7 +133,7 @@ HISTORY = frozenset((
 ))  # fmt: skip
 HISTORY_OF = frozenset((
     "Scheduler._now", "Scheduler._balance", "Scheduler._is_room_stale", "Scheduler._pins", "Scheduler._has_pins",
-    "MemoryBooks.readings", "NeighbourWatch._looked_at", "NodeSettings.__pydantic_fields_set__",
+    "MemoryBooks.readings", "NeighbourWatch._looked_at", "Hosting._newest", "NodeSettings.__pydantic_fields_set__",
 ))  # fmt: skip
 
 
