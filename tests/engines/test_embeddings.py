@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.engines import embeddings
+from modelyard.engines import torch_recipe
 from modelyard.engines.embeddings import Embeddings
 from modelyard.engines.embeddings_app import batches
 from modelyard.engines.hardware import Hardware
@@ -64,7 +64,7 @@ def test_the_worker_is_offline_and_gets_no_secrets(minilm: Model, tmp_path: Path
 
 
 def test_without_the_extra_the_command_to_install_it_is_told(minilm: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "is_missing", lambda *_packages: True)
+    monkeypatch.setattr(torch_recipe, "is_missing", lambda *_packages: True)
     engine = Embeddings(Hardware(2), {})
 
     with pytest.raises(EngineMissing) as refused:

@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from modelyard.demo import hf_folder
-from modelyard.engines import installed
-from modelyard.engines import transformers as recipes
+from modelyard.engines import installed, torch_recipe
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.installed import torch_uses_gpus
 from modelyard.engines.torch_recipe import TorchOverrides
@@ -118,7 +117,7 @@ def test_a_worker_gets_no_secrets_and_fetches_nothing(yardling: Model) -> None:
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(yardling: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "is_missing", lambda *packages: "transformers" in packages)
+    monkeypatch.setattr(torch_recipe, "is_missing", lambda *packages: "transformers" in packages)
 
     with pytest.raises(EngineMissing) as caught:
         params_of(engine(), yardling)

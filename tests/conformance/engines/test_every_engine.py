@@ -24,6 +24,7 @@ QUESTION = "What is Modelyard?"
 LONG_CHARS = 5 * CONTEXT_TOKENS
 STEPS_S = 0.3  # a worker at rest uses less than a fifth of a core for so long
 REST_RATIO = 0.2
+THINKING = [case for case in CASES if not case.is_scripted]  # a script knows neither stop strings nor chance
 
 
 @pytest.fixture
@@ -143,11 +144,10 @@ async def test_a_plain_completion_goes_on_with_its_prompt(
     assert answer["usage"]["completion_tokens"] <= 5
 
 
+@pytest.mark.parametrize("case", THINKING, ids=lambda case: case.engine)
 async def test_an_answer_ends_exactly_before_a_stop_string(
     yard: Server, session: aiohttp.ClientSession, case: Case
 ) -> None:
-    if case.is_scripted:
-        pytest.skip("its script knows no stop strings")
     text = (await whole(session, yard, case.model, content=QUESTION, temperature=0))["choices"][0]["message"]["content"]
 
     for at in range(3, len(text) - 4, 7):  # wherever tokens begin and end
@@ -171,11 +171,10 @@ async def test_a_prompt_longer_than_the_context_is_refused_with_the_counts_and_h
     assert after["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize("case", THINKING, ids=lambda case: case.engine)
 async def test_requests_side_by_side_are_sampled_each_in_its_own_way(
     yard: Server, session: aiohttp.ClientSession, case: Case
 ) -> None:
-    if case.is_scripted:
-        pytest.skip("its script knows no chance")
     greedy: dict[str, Any] = {"content": QUESTION, "temperature": 0, "max_tokens": 24}
     wild: dict[str, Any] = {"content": QUESTION, "temperature": 2, "top_k": 0, "top_p": 1, "min_p": 0, "max_tokens": 24}
 
