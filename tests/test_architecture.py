@@ -23,6 +23,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row
 PURE = {
     "errors.py", "units.py", "loopback.py",
     "diagnosis/__init__.py", "diagnosis/verdict.py", "diagnosis/own_lines.py", "diagnosis/told.py",
+    "diagnosis/showing.py",
     "types/address.py", "types/placeholders.py",
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",
     "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",

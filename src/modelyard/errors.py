@@ -178,7 +178,7 @@ class ContextLengthExceeded(BadRequest):
 
     code = "context_length_exceeded"
     text = N_("The prompt has {prompt_tokens} tokens; {model} has a context of {context_length}.")
-    hints = (
+    hints: tuple[str, ...] = (
         N_("Shorten the prompt, or give the model a larger context in the server's configuration."),
         N_("Old turns are left out of prompts by themselves with prompts.trim; MAX_INPUT_TOKENS sets a lower limit."),
     )

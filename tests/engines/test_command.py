@@ -104,7 +104,7 @@ async def test_a_command_that_exits_is_told_with_its_last_words(run: RunFolder) 
 
 async def test_a_program_that_is_not_there_is_named(run: RunFolder) -> None:
     with pytest.raises(LoadFailed, match="cannot start no-such-program: No such file"):
-        await start(run, CommandRecipe(("no-such-program", "--port", "{port}")))
+        await start(run, CommandRecipe(("/opt/somewhere/no-such-program", "--port", "{port}")))
 
 
 async def test_a_command_that_hangs_is_stopped_when_it_has_shown_no_sign_of_life_for_so_long(run: RunFolder) -> None:

@@ -106,7 +106,7 @@ class PromptOptions(Section):
     trim: bool | None = Field(
         default=None,
         description="Leave out what is too long instead of refusing it, also what the context has no room for: the "
-        "oldest turns go first; system messages, the last user turn, and tool calls with their results stay. The "
+        "oldest turns go first, a tool call and its results together; system messages and the last user turn stay. The "
         "reply says so. Off where it is not given.",
     )
 

@@ -75,6 +75,12 @@ class ModelStore:
                 await self._nodes.delete(model.node, model.node_model)
                 return
             files = () if model.is_stored else self._own_files(model)
+            if files and files[0].suffix != ".gguf":
+                raise BadRequest(
+                    N_("{model} is a folder that this server did not make. Nothing was deleted."),
+                    hints=(N_("Delete the folder itself. What `modelyard pull` brought is removed whole."),),
+                    param="model", model=model.name,
+                )  # fmt: skip
             await self._operations.unload(caller, model.name)
             if model.is_stored:
                 with disk_errors(model.name):

@@ -22,6 +22,7 @@ import msgspec
 
 from modelyard.clock import Clock
 from modelyard.diagnosis import Evidence, diagnose, explained
+from modelyard.diagnosis.showing import shown
 from modelyard.errors import (
     N_,
     LoadFailed,
@@ -34,8 +35,6 @@ from modelyard.errors import (
 from modelyard.residency.ports import NodeResident
 from modelyard.types.memory import RAM
 from modelyard.types.model import Kind, ModelRef
-
-from .upstream_errors import shown
 
 if TYPE_CHECKING:
     import httpx2

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from modelyard.diagnosis.showing import shown
 from modelyard.errors import (
     N_,
     CapabilityMissing,
@@ -23,7 +24,7 @@ from modelyard.errors import (
 from modelyard.types.chat import Chunk, Delta, FinishReason, ToolCallDelta, Usage
 
 from .told import Tokens, seconds_told
-from .upstream_errors import shown, upstream_failure
+from .upstream_errors import upstream_failure
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 CAPABILITY_CHARS_MAX = 60

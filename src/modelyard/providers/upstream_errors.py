@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from modelyard.diagnosis import Evidence, diagnose, explained
+from modelyard.diagnosis.showing import shown
 from modelyard.errors import (
     N_,
     BadRequest,
@@ -34,8 +35,6 @@ from modelyard.errors import (
     YardError,
 )
 
-TEXT_CHARS_MAX = 300
-_PATH = re.compile(r"(?:/[\w.@+-]+){2,}")
 # What llama.cpp answers with 500 although the request is at fault.
 _OUR_CALLERS = ("Failed to parse tool call arguments", "got exception: Unexpected empty grammar stack")
 _KEY_CODES = {"invalid_api_key", "authentication_error", "unauthorized", "invalid_authentication"}
@@ -183,9 +182,3 @@ def _too_long(source: str, details: dict[str, Any], text: str) -> YardError:
     return ContextLengthExceeded(
         prompt_tokens=prompt, model=source, context_length=context, **({"place": place} if place is not None else {})
     )
-
-
-def shown(text: str) -> str:
-    """One line a caller may see: printable, short, without paths."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text[:TEXT_CHARS_MAX])
-    return _PATH.sub("...", line).strip()

@@ -9,6 +9,7 @@ import asyncio
 from typing import Protocol
 
 from modelyard.diagnosis import crash
+from modelyard.diagnosis.showing import shown
 from modelyard.errors import (
     N_,
     ModelUnloaded,
@@ -20,7 +21,6 @@ from modelyard.errors import (
 )
 
 from .ticket import Ticket
-from .upstream_errors import shown
 from .worker_http import BrokenConnection, NoConnection, RunningWorker
 
 LAST_LINES_SHOWN = 5

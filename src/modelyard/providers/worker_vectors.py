@@ -91,12 +91,16 @@ def parts(items: Sequence[_Item], count_max: int, chars_max: int = CHARS_AT_ONCE
         yield together
 
 
+CUT_HINTS = (N_("Cut the text into shorter ones; Ollama's paths cut it at the context, unless `truncate` is false."),)
+
+
 async def _asked(ask: WorkerAsk, part: list[Input], truncate: bool, context_length: int) -> EmbedAnswer:
     """One question. Who cannot cut an input that is too long is given it cut."""
     try:
         return decode_embed(ask.source, await ask.ask(EMBED_PATH, encode_embed(part, truncate=truncate)), len(part))
-    except ContextLengthExceeded:
+    except ContextLengthExceeded as error:
         if not truncate or not context_length or len(part) != 1:
+            error.hints = CUT_HINTS
             raise
     cut: list[Input] = [await _cut(ask, part[0], context_length)]
     return decode_embed(ask.source, await ask.ask(EMBED_PATH, encode_embed(cut, truncate=False)), 1)

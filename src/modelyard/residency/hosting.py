@@ -15,6 +15,7 @@ import structlog
 
 from modelyard.clock import Clock
 from modelyard.diagnosis import crash
+from modelyard.diagnosis.showing import shown
 from modelyard.errors import LoadFailed, OutOfMemory, YardError
 from modelyard.events import EventBus
 from modelyard.memory.machine import DeviceReader
@@ -214,7 +215,7 @@ class Hosting:
         if exited.cancelled() or hosted.leaving_because:
             return
         error = crash(hosted.spec.name, exited.result(), worker.verdict())
-        error.fields["last_lines"] = " | ".join(worker.last_lines()[-LAST_LINES_SHOWN:])
+        error.fields["last_lines"] = " | ".join(shown(line) for line in worker.last_lines()[-LAST_LINES_SHOWN:])
         self._feed(WorkerDied(self._clock.monotonic(), hosted.spec.name, hosted.epoch, error))
 
     # Unloading.

@@ -58,7 +58,7 @@ def _start(command: list[str]) -> int:
     try:
         os.execvp(command[0], command)  # noqa: S606 - argv comes from the configuration file only
     except OSError as error:
-        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+        os.write(2, f"cannot start {os.path.basename(command[0])}: {error.strerror}\n".encode())
         os._exit(127)
 
 

@@ -328,3 +328,12 @@ async def test_the_model_is_listed_with_its_engine_and_how_it_is_started(
 
 def test_every_case_names_what_its_engine_lacks() -> None:
     assert all(len(case.lacks) == len(case.names) for case in CASES)
+
+
+async def test_a_folder_is_never_deleted_by_half(yard: Server, session: aiohttp.ClientSession) -> None:
+    async with session.delete(f"{yard.url}/api/delete", json={"model": "yardling-hf"}) as answer:
+        told = await answer.json()
+    listed = await fetch(session, yard, "/v1/models/yardling-hf")
+
+    assert (answer.status, "Nothing was deleted" in told["error"]) == (400, True)
+    assert listed["modelyard"]["problem"] == ""
