@@ -164,6 +164,27 @@ async def test_another_models_tokenizer_is_told(run: RunFolder, folder: Path) ->
         await Starter([engine()], run, memory).start(describe_folder("copy", copy), 1, tell_nobody)
 
 
+async def test_what_ended_a_load_is_told(run: RunFolder, folder: Path) -> None:
+    copy = Path(shutil.copytree(hf_folder(), folder / "copy"))
+    (copy / "tokenizer.json").write_text('{"version": "1.0"}')
+
+    with pytest.raises(LoadFailed) as caught:
+        await Starter([engine()], run, memory).start(describe_folder("copy", copy), 1, tell_nobody)
+
+    problem = str(caught.value.fields["problem"])
+    assert "without saying why" not in problem
+    assert "Error: " in problem
+    assert str(folder) not in problem
+
+
+def test_a_last_word_is_told_without_paths() -> None:
+    lines = ("load failed: KeyError: 'earlier'", "load failed: OSError: no file /home/me/models/x.json", "bye")
+
+    assert engine().explain_failure(lines) == "OSError: no file ..."
+    assert engine().explain_failure(("refused: it is too large", "bye")) == "it is too large"
+    assert engine().explain_failure(("said: load failed: no",)) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("pytorch_model.bin", b"\x80\x02"), ("model.ckpt", b"PK")]
 )  # fmt: skip

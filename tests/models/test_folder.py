@@ -131,6 +131,62 @@ def test_what_may_run_code_is_listed_and_not_served(tmp_path: Path) -> None:
     assert "auto_map" in problems["coded"]
 
 
+def test_what_lacks_its_configuration_or_its_weights_is_listed_with_that(tmp_path: Path) -> None:
+    (write_folder(tmp_path / "unconfigured", QWEN, QWEN_TENSORS) / "config.json").unlink()
+    for name, files in {"weightless": ("tokenizer.json",), "typed": ()}.items():
+        (write_folder(tmp_path / name, QWEN, QWEN_TENSORS) / "model.safetensors").unlink()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+
+    found = scan([tmp_path]).models
+
+    assert {model.name: model.problem for model in found} == {
+        "unconfigured": "there is no config.json", "weightless": "there are no weights", "typed": "there are no weights"
+    }  # fmt: skip
+
+
+def test_a_folder_of_another_program_or_beside_a_file_is_no_model(tmp_path: Path) -> None:
+    for name, content in {"app": '{"port": 1}', "broken": "{", "list": "[]"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    whole = write_folder(tmp_path / "whole", QWEN, QWEN_TENSORS)
+    for part, file in {"adapter": "adapter_config.json", "converted": "tiny.gguf"}.items():
+        folder = write_folder(tmp_path / part, QWEN, QWEN_TENSORS)
+        (folder / "config.json").unlink()
+        (folder / file).write_bytes(b"{}")
+    write_safetensors(_new(whole / "2_Dense") / "model.safetensors", {"linear.weight": ("F32", (2, 2))})
+
+    names = [model.name for model in scan([tmp_path]).models]
+
+    assert names == ["tiny", "whole"]
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stated", "context"), [(256, 256), (512, 512), (8192, 512), (99_999_999, 512), (0, 512), (2**31, 512)]
+)
+def test_no_input_is_longer_than_the_positions_of_a_model_that_embeds(
+    tmp_path: Path, stated: int, context: int
+) -> None:
+    write_folder(tmp_path / "m", MINILM, MINILM_TENSORS, sentence_bert_config__json={"max_seq_length": stated})
+
+    model = only(tmp_path)
+
+    assert model.facts is not None
+    assert (model.problem, model.context_length, model.facts.context_length) == ("", context, context)
+
+
+def test_a_length_that_means_no_limit_is_none_where_the_positions_are_unknown(tmp_path: Path) -> None:
+    config = {key: value for key, value in MINILM.items() if key != "max_position_embeddings"}
+    write_folder(tmp_path / "m", config, MINILM_TENSORS, sentence_bert_config__json={"max_seq_length": 99_999_999})
+
+    assert only(tmp_path).context_length is None
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelyard.diagnosis.showing import shown
 from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand, configured
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
@@ -24,6 +25,7 @@ from modelyard.types.model import Model
 
 CPU = "cpu"
 NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+LAST_WORDS = ("refused: ", "load failed: ")  # as workers of ours begin the line they end with
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
@@ -102,9 +104,9 @@ class TorchRecipe(ABC):
         )
 
     def explain_failure(self, last_lines: tuple[str, ...]) -> str:
-        """What the worker found wrong with the folder."""
-        said = (line.removeprefix("refused: ") for line in reversed(last_lines) if line.startswith("refused: "))
-        return next(said, "")
+        """What the worker found wrong with the folder, or the error that ended its load."""
+        said = (line.partition(": ")[2] for line in reversed(last_lines) if line.startswith(LAST_WORDS))
+        return shown(next(said, ""))
 
     # ---- what a recipe adds ----
 

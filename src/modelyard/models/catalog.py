@@ -13,8 +13,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from modelyard.errors import ModelFileError, ModelNotFound, YardError
+from modelyard.errors import ModelNotFound, YardError
 from modelyard.types.model import NAME_CHARS_MAX, Candidates, Kind, Model, Pick
+
+from .problems import unusable
 
 NEAR_COUNT_MAX = 3
 NEAR_RATIO_MIN = 0.5
@@ -110,9 +112,7 @@ class Catalog:
             return found
         servable = tuple(model for model in found.models if not model.problem)
         if not servable:
-            model = found.models[0]
-            path = str(model.files[0]) if model.files else model.name
-            raise ModelFileError(path=path, problem=model.problem, param="model", model=model.name)
+            raise unusable(found.models[0], param="model")
         return Candidates(found.name, servable, found.pick)
 
     def _lead(self, text: str) -> Candidates | None:

@@ -18,6 +18,7 @@ from modelyard.errors import ModelFileError
 from modelyard.types.facts import LayerFacts, ModelFacts
 from modelyard.types.model import Capability, Model
 
+from .problems import NO_CONFIG, NO_WEIGHTS, OWN_CODE, PICKLED_WEIGHTS
 from .safetensors import StoredTensor, read_tensors
 from .sentence_folder import folder_problem
 
@@ -25,7 +26,9 @@ CONFIG_MAX_BYTES = 4 * 1024**2
 PARTS_MAX = 1000
 LAYER_COUNT_MAX = 1024
 NUMBER_MAX = 2**32 - 1
+INPUT_TOKENS_MAX = 1_000_000  # who states more means that there is no limit
 TRANSFORMERS, EMBEDDINGS = "transformers", "embeddings"
+TOKENIZERS = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 _STORED_AS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
@@ -40,10 +43,30 @@ def is_model_folder(names: Iterable[str]) -> bool:
     (True, False)
     """
     found = set(names)
-    return "config.json" in found and any(
-        name.endswith(".safetensors") or (name.endswith(PICKLED) and name.startswith(("pytorch_model", "model")))
-        for name in found
-    )
+    return "config.json" in found and any(name.endswith(".safetensors") or _is_pickled(name) for name in found)
+
+
+def is_part_of_model(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a folder that is not a whole model was meant to be one: people should see what it lacks.
+
+    Weights without a configuration; or a configuration without weights, if it is a model's: not every program's
+    `config.json`. What lies beside a GGUF file belongs to that.
+    """
+    found = set(names)
+    if any(name.lower().endswith(".gguf") for name in found) or "adapter_config.json" in found:
+        return False
+    if "config.json" not in found:
+        return any(name.endswith(".safetensors") for name in found)
+    if any(name.endswith(".safetensors") for name in found) or found & TOKENIZERS:
+        return True
+    try:
+        return isinstance(_read_json(folder / "config.json").get("model_type"), str)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_pickled(name: str) -> bool:
+    return name.endswith(PICKLED) and name.startswith(("pytorch_model", "model"))
 
 
 def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> Model:
@@ -54,6 +77,8 @@ def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> M
     engine = EMBEDDINGS if (folder / "modules.json").exists() else TRANSFORMERS
     files = tuple(sorted(folder.glob("*.safetensors")))[:PARTS_MAX]
     common = Model(name=name, engine=engine, files=files, format="safetensors", metadata={"folder": str(folder)})
+    if not (folder / "config.json").exists():
+        return replace(common, problem=NO_CONFIG, identity=name)
     try:
         about = [path.stat() for path in (*files, folder / "config.json")]
         stamp = hashlib.sha256("\0".join(f"{one.st_size} {one.st_mtime_ns}" for one in about).encode())
@@ -74,7 +99,10 @@ def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> M
         return _with_config(common, folder, config, tensors)
     except ModelFileError as damage:
         return replace(common, problem=str(damage.fields["problem"]), identity=common.identity or name)
-    except (OSError, ValueError) as failure:
+    except OSError as failure:
+        problem = f"cannot be read: {failure.strerror or failure}"
+        return replace(common, problem=problem, identity=common.identity or name)
+    except ValueError as failure:
         return replace(common, problem=str(failure), identity=common.identity or name)
 
 
@@ -118,14 +146,12 @@ def kept_as(config: Config, tensors: Iterable[StoredTensor]) -> str:
 
 def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[StoredTensor, ...]) -> Model:
     if not tensors:
-        raise ValueError("it has no weights")
+        raise ValueError(NO_WEIGHTS)
     facts = facts_of_config(config, tensors)
     able = _capabilities(common.engine, folder, config)
     if able & {Capability.EMBED, Capability.RERANK}:  # whatever lies beside it: this engine serves it
         common = _for_vectors(common, folder, config, able)
-        sentence = folder / "sentence_bert_config.json"
-        longest = _number(_read_json(sentence), "max_seq_length") if sentence.exists() else 0
-        facts = replace(facts, context_length=longest or facts.context_length)
+        facts = replace(facts, context_length=_longest_input(folder, facts.context_length))
     return replace(
         common,
         architecture=facts.architecture,
@@ -135,6 +161,13 @@ def _with_config(common: Model, folder: Path, config: Config, tensors: tuple[Sto
         capabilities=able,
         facts=facts,
     )
+
+
+def _longest_input(folder: Path, positions: int) -> int:
+    """What `max_seq_length` says, and never more tokens than the model has positions for; 0 if nothing is known."""
+    settings = folder / "sentence_bert_config.json"
+    stated = _number(_read_json(settings), "max_seq_length") if settings.exists() else 0
+    return min((length for length in (stated, positions) if 0 < length <= INPUT_TOKENS_MAX), default=0)
 
 
 def _for_vectors(common: Model, folder: Path, config: Config, able: frozenset[Capability]) -> Model:
@@ -155,10 +188,12 @@ def _for_vectors(common: Model, folder: Path, config: Config, able: frozenset[Ca
 
 
 def _problem(folder: Path, files: tuple[Path, ...], config: Config, *, may_run_code: bool) -> str:
+    if not files and not any(_is_pickled(path.name) for path in folder.iterdir()):
+        return NO_WEIGHTS
     if not files:
-        return "its weights are pickled, which may run code when read; convert them to safetensors"
+        return PICKLED_WEIGHTS
     if "auto_map" in config and not may_run_code:
-        return "it needs program code of its own (auto_map), which is not run"
+        return OWN_CODE
     index = folder / "model.safetensors.index.json"
     if index.exists():
         parts = _read_json(index).get("weight_map")

@@ -16,7 +16,7 @@ from pathlib import Path
 from modelyard.types.model import Model
 
 from .describe import describe, kind_of
-from .folder import describe_folder, is_model_folder
+from .folder import describe_folder, is_model_folder, is_part_of_model
 from .names import Found, named
 
 DEPTH_MAX = 8
@@ -103,7 +103,8 @@ def _walk(folder: Path, top: Path, depth: int, walk: _Walk) -> None:
     except OSError as failure:
         walk.problems.append(Problem(folder, f"cannot be read: {failure.strerror or failure}"))
         return
-    if is_model_folder(entry.name for entry in entries):
+    names = [entry.name for entry in entries]
+    if is_model_folder(names) or (not _is_inside_model(folder, walk) and is_part_of_model(folder, names)):
         walk.folders[folder] = top
     for entry in entries:
         walk.entry_count += 1
@@ -123,6 +124,11 @@ def _walk(folder: Path, top: Path, depth: int, walk: _Walk) -> None:
             _walk(path, top, depth + 1, walk)
         elif entry.name.lower().endswith(".gguf"):
             walk.files.setdefault(path, top)
+
+
+def _is_inside_model(folder: Path, walk: _Walk) -> bool:
+    """Whether it is a part of a model that lies in several folders, and so lacks nothing."""
+    return any(parent in walk.folders for parent in folder.parents)
 
 
 def _with_parts(file: Path) -> list[Path]:

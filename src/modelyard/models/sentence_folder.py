@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from .problems import PICKLED_WEIGHTS
+
 SETTINGS_BYTES_MAX = 4 * 1024**2
 MODULES_MAX = 32
 OWN_CLASSES = "sentence_transformers."
@@ -36,7 +38,7 @@ def folder_problem(folder: Path) -> str:
             return "one of its modules is outside of its folder"
         names = [entry.name for entry in part.iterdir()] if part.is_dir() else []
         if any(name.endswith(PICKLED) for name in names) and not any(name.endswith(".safetensors") for name in names):
-            return "its weights are pickled, which may run code when read; convert them to safetensors"
+            return PICKLED_WEIGHTS
     return ""
 
 

@@ -15,8 +15,9 @@ import structlog
 
 from modelyard.diagnosis import Verdict
 from modelyard.engines.base import Engine
-from modelyard.errors import LoadFailed, ModelFileError
+from modelyard.errors import LoadFailed
 from modelyard.memory.measured import Measured, MeasuredStore
+from modelyard.models.problems import unusable
 from modelyard.types.memory import ProcessMemory
 from modelyard.types.model import Model, ModelSpec
 from modelyard.units import GIB
@@ -172,7 +173,7 @@ class Starter:
     async def _ways(self, model: Model, context_length: int | None) -> tuple[Plan, ...]:
         """Worked out once per model and wish, however many ask."""
         if model.problem:
-            raise ModelFileError(path=model.name, problem=model.problem)
+            raise unusable(model)
         key = (model.name, context_length)
         task = self._plans.get(key)
         if task is not None and task.done() and not task.cancelled() and task.exception() is None:
