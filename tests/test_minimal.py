@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from modelyard.config.load import Flag
 from modelyard.config.settings import load_settings
 from modelyard.engines.echo import echo_model
 from modelyard.errors import ConfigError, ModelNotFound, YardError
+from modelyard.models.store import Store
 from modelyard.types.model import Model
+from modelyard.wiring.parts import scan_models
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.node import (
     Server,
@@ -35,6 +37,7 @@ from tests.support.node import (
     tagged,
     until,
 )
+from tests.support.safetensors_files import MINILM, MINILM_TENSORS, QWEN, QWEN_TENSORS, write_folder
 
 MEMORY_BYTES_MAX = 70_000_000  # 60 MB are promised and measured by the bench; here with room for other systems
 KEY, READER_KEY = "canary-key-0123456789", "reader-key-0123456789"
@@ -228,6 +231,59 @@ def test_without_one_it_does_not_start(
 ) -> None:
     with pytest.raises(error):
         chosen(tmp_path, *names, default=default)
+
+
+def at_path(folder: Path, home: Path, **environment: str) -> Model:
+    """What a minimal server would serve that is started on a folder, beside the built-in model."""
+    given = {"HOME": str(home), "MODEL_PATH": str(folder), **environment}
+    settings = load_settings(environment=given, folder=home).settings
+    return only_model(settings, scan_models(settings, Store(home / "store")))
+
+
+def coded(folder: Path) -> None:
+    write_folder(folder, {**QWEN, "auto_map": {"AutoModel": "m.M"}}, QWEN_TENSORS)
+
+
+def pickled(folder: Path) -> None:
+    (write_folder(folder, QWEN, {}) / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def weightless(folder: Path) -> None:
+    (write_folder(folder, QWEN, {}) / "model.safetensors").unlink()
+
+
+def embedding(folder: Path) -> None:
+    write_folder(folder, MINILM, MINILM_TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("make", "environment", "problem"),
+    [
+        (coded, {}, "it needs program code of its own (auto_map), which is not run"),
+        (pickled, {}, "its weights are pickled, which may run code when read; convert them to safetensors"),
+        (weightless, {}, "there are no weights"),
+        (embedding, {}, "it cannot chat"),
+        (Path.mkdir, {}, "no engine here serves it"),
+        (embedding, {"MODEL_BACKEND": "llamacpp"}, "no engine here serves it"),
+    ],
+)
+def test_a_folder_that_cannot_be_served_is_never_replaced_by_another_model(
+    make: Callable[[Path], None], environment: dict[str, str], problem: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "mine")
+
+    with pytest.raises(ConfigError) as caught:
+        at_path(tmp_path / "mine", tmp_path, **environment)
+
+    assert str(caught.value) == f"models.path: {tmp_path / 'mine'} cannot be served: {problem}"
+
+
+def test_of_a_folder_with_several_models_the_one_that_chats_is_served(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "tiny.gguf")
+    embedding(tmp_path / "vectors")
+    coded(tmp_path / "coded")
+
+    assert at_path(tmp_path, tmp_path).name == "tiny"
 
 
 async def test_many_at_once_are_answered_by_one_worker(server: Server) -> None:

@@ -31,6 +31,7 @@ from modelyard.memory.holders import SystemHolders
 from modelyard.memory.machine import MachineDevices
 from modelyard.memory.measured import MeasuredStore
 from modelyard.models.catalog import Catalog
+from modelyard.models.problems import advice
 from modelyard.models.stored import opened_store
 from modelyard.node import FOOTPRINTS_FILE, Node, preload, working
 from modelyard.providers.local import LocalProvider
@@ -39,7 +40,15 @@ from modelyard.routing.only_here import OnlyHere
 from modelyard.showing import launch_details, loading_names, memory_history
 from modelyard.types.model import Capability, Model
 from modelyard.wiring.engines import recipes
-from modelyard.wiring.names import BUILTIN, aliases, default_model, fallbacks, prompt_limits
+from modelyard.wiring.names import (
+    BUILTIN,
+    aliases,
+    default_model,
+    fallbacks,
+    is_at,
+    problem_at_path,
+    prompt_limits,
+)
 from modelyard.wiring.parts import (
     deadlines,
     guard,
@@ -107,6 +116,14 @@ async def running_node(loaded: LoadedSettings) -> AsyncIterator[Node]:
 
 def only_model(settings: Settings, found: Iterable[Model]) -> Model:
     """The model to serve: the one that is named or at `models.path`, else the only one that chats."""
+    found, path = tuple(found), settings.models.path if settings.models.default is None else None
+    if path is not None:
+        if problem := problem_at_path(found, path, must_chat=True):
+            raise ConfigError(
+                N_("{where}: {path} cannot be served: {problem}"), where="models.path", path=str(path), problem=problem,
+                hints=advice(problem),
+            )  # fmt: skip
+        found = tuple(model for model in found if is_at(model, path))
     chatting = [model for model in found if model.problem or Capability.CHAT in model.capabilities]
     catalog = Catalog(chatting, aliases(settings), settings.roles)
     name = default_model(settings, catalog)

@@ -70,6 +70,26 @@ async def test_a_file_is_served_beside_the_folders_and_answers_who_names_none() 
     assert '"model": "one"' in told  # what to type, as the server says at its start
 
 
+async def test_who_names_none_is_told_so_where_the_one_model_cannot_be_served() -> None:
+    with short_folder() as outside:
+        path = both_formats(outside)
+        (path / "tiny-f16.gguf").unlink()
+        (path / "model.safetensors").unlink()
+        async with running(CONFIG, environment={"MODEL_PATH": str(path)}) as server, client() as session:
+            body = chat_body("", max_tokens=2)
+            del body["model"]
+            async with session.post(f"{server.url}/v1/chat/completions", json=body) as answer:
+                status, error = answer.status, (await answer.json())["error"]
+            named = await ask(session, server, "Tiny", max_tokens=2)
+            (warning,) = (event for event in server.log_events() if event["event"] == "config.path_is_not_one_model")
+
+    assert (status, error["param"], error["code"]) == (400, "model", "invalid_value")
+    assert (warning["problem"], warning["models"]) == ("there are no weights", [])
+    assert named.error is not None
+    assert named.error["message"] == "tiny cannot be served: there are no weights"
+    assert named.headers["x-should-retry"] == "false"
+
+
 async def test_a_folder_with_two_formats_is_one_model_and_says_which_engine_and_why() -> None:
     with short_folder() as outside:
         path = both_formats(outside)

@@ -14,7 +14,7 @@ from modelyard.config.model_settings import NO_OPTIONS
 from modelyard.config.schema import Settings
 from modelyard.models.catalog import Alias, Catalog
 from modelyard.providers.fitting import PromptLimits
-from modelyard.types.model import Model
+from modelyard.types.model import Capability, Model
 
 BUILTIN = "yardling"
 
@@ -46,13 +46,16 @@ def allowed(settings: Settings, names: Iterable[str]) -> frozenset[str]:
 
 
 def default_model(settings: Settings, catalog: Catalog) -> str | None:
-    """Who answers a request that names no model: the configured one, that at `models.path`, or the only one."""
+    """Who answers a request that names no model: the configured one, that at `models.path`, or the only one.
+
+    Who set `models.path` meant the model there: where it cannot be served, no other takes its place.
+    """
     if settings.models.default is not None:
         return settings.models.default
     servable = [model for model in catalog.list() if not model.problem]
-    at_path = [model.name for model in servable if is_at(model, settings.models.path)]
-    if len(at_path) == 1:
-        return at_path[0]
+    if settings.models.path is not None:
+        at_path = [model.name for model in servable if is_at(model, settings.models.path)]
+        return at_path[0] if len(at_path) == 1 else None
     here = [model.name for model in servable if not model.node and model.name != BUILTIN]
     there = sorted({model.bare_name for model in servable if model.node})
     names = here or there or [model.name for model in servable]
@@ -62,7 +65,20 @@ def default_model(settings: Settings, catalog: Catalog) -> str | None:
 def is_at(model: Model, path: Path | None) -> bool:
     """Whether a model's files are that file, or in that folder."""
     tops = [top.absolute() for top in paths_of_one(path)]
-    return any(file.is_relative_to(top) for file in model.files for top in tops)
+    folder = model.metadata.get("folder")  # one that is not served may have no files
+    places = (*model.files, Path(str(folder))) if folder else model.files
+    return any(place.is_relative_to(top) for place in places for top in tops)
+
+
+def problem_at_path(models: Iterable[Model], path: Path, *, must_chat: bool = False) -> str:
+    """Why nothing at `models.path` can be served; empty if something there can."""
+    there = [model for model in models if is_at(model, path)]
+    servable = [model for model in there if not model.problem]
+    if any(not must_chat or Capability.CHAT in model.capabilities for model in servable):
+        return ""
+    if servable:
+        return "it cannot chat"
+    return there[0].problem if there else "no engine here serves it"
 
 
 def paths_of_one(path: Path | None) -> tuple[Path, ...]:
@@ -115,6 +131,9 @@ def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
     for where, name in given:
         if name and catalog.find(name) is None:
             log.warning("config.unknown_model", where=where, name=name)
+    if models.path is None:
+        return
     at_path = [model.name for model in catalog.list() if not model.problem and is_at(model, models.path)]
-    if models.path is not None and len(at_path) != 1:
-        log.warning("config.path_is_not_one_model", path=str(models.path), models=at_path)
+    if len(at_path) != 1:
+        problem = problem_at_path(catalog.list(), models.path) or "there are several models"
+        log.warning("config.path_is_not_one_model", path=str(models.path), models=at_path, problem=problem)
