@@ -36,7 +36,7 @@ PURE = {
     "engines/answer_text.py", "engines/transformers_question.py",
     "providers/openai_request.py", "providers/openai_wire.py", "providers/ollama_request.py", "providers/told.py",
     "providers/trimming.py", "providers/prompt_tokens.py",
-    "models/manifest.py", "registry/reference.py", "registry/choosing.py", "registry/plan.py",
+    "models/manifest.py", "models/problems.py", "registry/reference.py", "registry/choosing.py", "registry/plan.py",
     "routing/failures.py", "routing/health.py", "routing/cooldown.py", "routing/retries.py", "routing/ranking.py",
     "routing/affinity.py", "routing/room.py", "routing/turns.py", "gateway/admission.py",
     "api/asked.py", "api/images.py", "api/ollama_body.py", "api/openai_body.py", "api/tool_calls.py",
