@@ -28,7 +28,7 @@ class EventSplitter:
         """The data of the events that this piece completes, in order."""
         if not self._pieces and data.find(b"\n") == len(data) - 2 and data.endswith(b"\n\n") and b"\r" not in data:
             return [found] if (found := _data_of(data[:-2])) else []  # one event of one line: nearly always
-        if b"\n\n" not in (self._edge + data).replace(b"\r\n", b"\n"):
+        if b"\n\n" not in data and b"\n\n" not in (self._edge + data).replace(b"\r\n", b"\n"):
             self._keep(data)
             return []
         if self._pieces:
