@@ -52,11 +52,13 @@ def test_a_model_is_removed_without_a_server(store: Store) -> None:
 
 def test_what_is_partly_here_is_listed_and_removed(store: Store) -> None:
     listed = run("pull", "--partials", "-o", "plain")
+    unknown = run("rm", "--partials", "nosuch")
     removed = run("rm", "--partials", "sha256-")
     empty = run("pull", "--partials")
 
     assert "hf:org/of-50" in listed.stdout
     assert "broken off" in listed.stdout
+    assert (unknown.exit_code, "begins with nosuch" in unknown.output) == (5, True)
     assert "1 files are removed" in removed.output
     assert "Nothing is partly here." in empty.output
     assert store.names() == ("org/m",)

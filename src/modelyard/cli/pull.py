@@ -17,7 +17,7 @@ from modelyard.cli.output import format_option, write_listing
 from modelyard.cli.pull_progress import ProgressLine
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.config.load import client_target
-from modelyard.errors import N_, BadRequest, UpstreamUnreachable
+from modelyard.errors import N_, BadRequest, NotFound, UpstreamUnreachable
 from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -133,6 +133,11 @@ def _remove_partials(session: Session, wanted: str) -> None:
 
     _loaded, store = _store(session)
     found = [one for one in partial_files(store.partials) if one.key.startswith(wanted)]
+    if wanted and not found:
+        raise NotFound(
+            N_("Nothing that is partly here has a key that begins with {key}."),
+            hints=(N_("`modelyard pull --partials` lists the keys."),), key=wanted,
+        )  # fmt: skip
     gone = [one for one in found if forget(store.partials, store.disk, one.key)]
     freed = format_bytes(sum(one.completed_bytes for one in gone))
     session.terminal.say(N_("{count} files are removed, {freed} are free again."), count=len(gone), freed=freed)
