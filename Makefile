@@ -2,6 +2,7 @@
 #   make run       start the server on the built-in model       (ARGS="--port 8080" adds flags)
 #   make test      run the tests                                (ARGS="-k scheduler" picks some)
 #   make check     lint, types and the architecture test
+#   make catalogues  bring the translations up to date with the source, and say what is missing
 #   make bench     print the figures, each beside its baseline
 #   make bench-engines  every engine: speed beside the bare engine, load times, memory
 #   make scorecard sixteen ways in which nodes fail, and what callers see
@@ -14,7 +15,7 @@ ARGS   ?=
 TORCH  ?= torch==2.13.0
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check bench bench-engines scorecard prove simulate lock clean
+.PHONY: run test check catalogues bench bench-engines scorecard prove simulate lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed-run
@@ -28,6 +29,9 @@ check: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+catalogues: $(VENV)/installed-test
+	@$(BIN)/python -m tools.catalogues extract compile check
 
 bench: $(VENV)/installed-test
 	@$(BIN)/python -m bench $(ARGS)

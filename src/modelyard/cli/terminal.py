@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from modelyard.errors import ConfigError, YardError, fill
-from modelyard.words import _, render
+from modelyard.words import _, counted, render
 
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _CLEAR_LINE = "\r\x1b[K"
@@ -30,6 +30,34 @@ class Terminal:
     def _(self, template: str, **fields: object) -> str:
         """A text in the person's language."""
         return fill(_(template, self.language), fields)
+
+    def counted(self, count: int, one: str, many: str, **fields: object) -> str:
+        """A text in the form that a count asks for: `{count}` is one of its fields."""
+        return fill(counted(count, one, many, self.language), {"count": self.number(count), **fields})
+
+    def number(self, value: float, decimals: int = 0) -> str:
+        """A number as the person's language writes it. These four load Babel when the first of them is called."""
+        from modelyard.words import formats
+
+        return formats.number(value, self.language, decimals)
+
+    def size(self, count: int) -> str:
+        """A size in binary units, labelled as such."""
+        from modelyard.words import formats
+
+        return formats.size(count, self.language)
+
+    def duration(self, seconds: float) -> str:
+        """A duration with at most two units."""
+        from modelyard.words import formats
+
+        return formats.duration(seconds, self.language)
+
+    def ago(self, seconds: float) -> str:
+        """How long ago something was; negative for what is to come."""
+        from modelyard.words import formats
+
+        return formats.ago(seconds, self.language)
 
     def say(self, template: str, **fields: object) -> None:
         """A line beside the answer."""

@@ -26,6 +26,15 @@ def _(template: str, language: str = "en") -> str:
     return _catalogue(language).gettext(template) if template else ""
 
 
+def counted(count: int, one: str, many: str, language: str = "en") -> str:
+    """The template for a count, in a language: `{count}` is one of its fields.
+
+    >>> counted(1, "{count} model", "{count} models"), counted(0, "{count} model", "{count} models")
+    ('{count} model', '{count} models')
+    """
+    return _catalogue(language).ngettext(one, many, count)
+
+
 def render(error: YardError, language: str = "en") -> tuple[str, list[str]]:
     """An error's message and suggestions in a language. Suggestions whose values are missing are left out."""
     message = fill(_(error.text, language), error.fields)
