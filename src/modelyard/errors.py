@@ -58,7 +58,8 @@
     └── OllamaServiceError        ollama_service_error    the client library; a server of ours never sends these
         ├── OllamaConnectionError    ollama_connection_error     the network: no connection, lost, cut, silent
         ├── OllamaModelNotFoundError ollama_model_not_found
-        └── OllamaError              ollama_error                what the node itself reported; never the network
+        ├── OllamaError              ollama_error                what the node itself reported; never the network
+        └── TimeoutWithDiagnosis     timeout_diagnosed           no answer in time, and what is known about why
 
 An error carries an English template (`text`), the values that fill it (`fields`), and what to do next (`hints`,
 templates too). `words.render` says the same in another language; `str(error)` is English.
@@ -73,6 +74,9 @@ from typing import ClassVar
 def N_(text: str) -> str:  # noqa: N802 - gettext's own name for "mark, translate later"
     """Mark a template for translation."""
     return text
+
+
+Sentence = tuple[str, dict[str, object]]  # a template, and the values that fill it
 
 
 class YardError(Exception):
@@ -602,3 +606,26 @@ class OllamaError(OllamaServiceError):
     code = "ollama_error"
     text = N_("{problem}")
     hints: tuple[str, ...] = (N_("The node's own log says more."),)
+
+
+class TimeoutWithDiagnosis(OllamaServiceError):
+    """The answer did not come in time; the text is the whole diagnosis. `fields` has the verdict with its evidence."""
+
+    code = "timeout_diagnosed"
+    text = N_("{url} did not answer in time.")
+    hints: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        text: str | None = None,
+        *,
+        sentences: Sequence[Sentence] = (),
+        hints: Sequence[str] = (),
+        **fields: object,
+    ) -> None:
+        super().__init__(text, hints=hints)
+        self.fields = fields
+        self.sentences = tuple(sentences)
+
+    def __str__(self) -> str:
+        return "; ".join(fill(template, values) for template, values in self.sentences) or super().__str__()

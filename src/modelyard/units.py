@@ -53,6 +53,20 @@ def format_bytes(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def format_size(count: int, decimals: int = 1) -> str:
+    """Print a size as tools around Ollama do: steps of 1024, named B to PB.
+
+    >>> format_size(43_916_040_602), format_size(512 * 1024**2), format_size(2_673_000_000, 2)
+    ('40.9 GB', '512.0 MB', '2.49 GB')
+    """
+    value = float(count)
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if abs(value) < KIB:
+            return f"{value:.{decimals}f} {unit}"
+        value /= KIB
+    return f"{value:.{decimals}f} PB"
+
+
 def parse_duration(text: str | int | float) -> float:
     """Read a duration in seconds: a number, or a Go-style text. Negative means for ever.
 

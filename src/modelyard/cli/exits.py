@@ -10,6 +10,7 @@ from modelyard.errors import YardError
 OK = 0
 FAILED = 1
 USAGE = 2  # click's own
+PARTIAL = 8  # a part of what was asked for failed
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

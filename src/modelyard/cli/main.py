@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("modelyard.cli.serve:serve", N_("Start the server.")),
     "chat": ("modelyard.cli.chat:chat", N_("Talk to a model.")),
     "ask": ("modelyard.cli.ask:ask", N_("Ask one question.")),
+    "tour": ("modelyard.cli.tour.command:tour", N_("Meet every model of a server in turn.")),
     "list": ("modelyard.cli.models:list_models", N_("List the models of a server.")),
     "ps": ("modelyard.cli.models:ps", N_("List the models in memory.")),
     "show": ("modelyard.cli.show:show", N_("Show one model.")),

@@ -67,6 +67,16 @@ class Terminal:
         """A line beside the answer that needs no translation."""
         self._line(plain(text))
 
+    def strong(self, text: str) -> None:
+        """A line beside the answer that stands out, as a title does."""
+        self._line(self.styled(plain(text), "1", sys.stderr))
+
+    def ask(self, template: str) -> None:
+        """A question, with the cursor left behind it."""
+        self.clear_status()
+        sys.stderr.write(self._(template))
+        sys.stderr.flush()
+
     def listing(self, text: str) -> None:
         """Whole lines for stdout, with our own colours in them; whoever made them took out control characters."""
         self.clear_status()

@@ -8,17 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from modelyard.errors import OllamaConnectionError, OllamaError, OllamaModelNotFoundError, OllamaServiceError, YardError
+from modelyard.diagnosis import is_oom_error
+from modelyard.errors import (
+    OllamaConnectionError,
+    OllamaError,
+    OllamaModelNotFoundError,
+    OllamaServiceError,
+    TimeoutWithDiagnosis,
+    YardError,
+)
+from modelyard.units import format_size as format_bytes
 
 if TYPE_CHECKING:
     from modelyard.client.ollama import OllamaService, OllamaStream
+    from modelyard.client.ollama_budgets import diagnose_timeout
     from modelyard.client.ollama_retry import Retries
     from modelyard.client.ollama_settings import OllamaSettings, get_settings
     from modelyard.client.ollama_sync import SyncOllamaService, SyncOllamaStream
 
 __all__ = [
     "OllamaConnectionError", "OllamaError", "OllamaModelNotFoundError", "OllamaService", "OllamaServiceError",
-    "OllamaSettings", "OllamaStream", "Retries", "SyncOllamaService", "SyncOllamaStream", "YardError", "get_settings",
+    "OllamaSettings", "OllamaStream", "Retries", "SyncOllamaService", "SyncOllamaStream", "TimeoutWithDiagnosis",
+    "YardError", "diagnose_timeout", "format_bytes", "get_settings", "is_oom_error",
 ]  # fmt: skip
 _HOMES = {
     "OllamaService": "ollama",
@@ -27,6 +38,7 @@ _HOMES = {
     "Retries": "ollama_retry",
     "SyncOllamaService": "ollama_sync",
     "SyncOllamaStream": "ollama_sync",
+    "diagnose_timeout": "ollama_budgets",
     "get_settings": "ollama_settings",
 }
 

@@ -53,7 +53,7 @@ class ChatStream:
 
     def __iter__(self) -> Iterator[Delta | Usage | None]:
         """Pieces; None for a sign of life without one."""
-        with _transport_errors(self._url):
+        with transport_errors(self._url):
             for data in event_data(self._response.iter_raw()):
                 if data == b"[DONE]":
                     return
@@ -159,7 +159,7 @@ class YardClient:
         """Have a model fetched; its progress as it comes. Ends normally only if the server says that it is done."""
         timeout, last = httpx2.Timeout(SILENCE_S, connect=CONNECT_S), ""
         with (
-            _transport_errors(self.url),
+            transport_errors(self.url),
             self._http.stream("POST", "/api/pull", json={"model": model}, timeout=timeout) as response,
         ):
             if response.status_code != 200:
@@ -177,7 +177,7 @@ class YardClient:
     def delete(self, model: str) -> None:
         """Take a model off the disk of the server, or of its node."""
         asked = self._http.stream("DELETE", "/api/delete", json={"model": model}, timeout=LOAD_S)
-        with _transport_errors(self.url), asked as response:
+        with transport_errors(self.url), asked as response:
             if response.status_code != 200:
                 raise self._refusal(response)
 
@@ -201,7 +201,7 @@ class YardClient:
         headers = {"x-request-id": request_id} if request_id else {}
         timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
         with (
-            _transport_errors(self.url),
+            transport_errors(self.url),
             self._http.stream("POST", "/v1/chat/completions", json=body, headers=headers, timeout=timeout) as response,
         ):
             if response.status_code != 200:
@@ -214,7 +214,7 @@ class YardClient:
         self, method: str, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float = ANSWER_S
     ) -> dict[str, Any]:
         timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
-        with _transport_errors(self.url), self._http.stream(method, path, json=body, timeout=timeout) as response:
+        with transport_errors(self.url), self._http.stream(method, path, json=body, timeout=timeout) as response:
             if not 200 <= response.status_code < 300:
                 raise self._refusal(response)
             return decode(_body(response, self.url), self.url)
@@ -244,7 +244,7 @@ class YardClient:
 
 
 @contextmanager
-def _transport_errors(url: str) -> Iterator[None]:
+def transport_errors(url: str) -> Iterator[None]:
     """The only place where the transport's exceptions become ours."""
     try:
         yield

@@ -15,12 +15,13 @@ from typing import TypeVar
 from modelyard.errors import N_, WorkerCrashed, YardError
 
 from .own_lines import read_line
+from .timeouts import Resident, TimeoutDiagnosis, TimeoutEvidence, diagnose_timeout
 from .told import phrase_of, weak_phrase_of
 from .verdict import CAUSES, LIKELY, OOM_MIN, POSSIBLE, SURE, WEAK, Code, Evidence, Verdict, verdict
 
 __all__ = [
-    "CAUSES", "LIKELY", "OOM_MIN", "POSSIBLE", "SURE", "WEAK", "Code", "Evidence", "Verdict",
-    "crash", "diagnose", "explained", "is_oom_error",
+    "CAUSES", "LIKELY", "OOM_MIN", "POSSIBLE", "SURE", "WEAK", "Code", "Evidence", "Resident", "TimeoutDiagnosis",
+    "TimeoutEvidence", "Verdict", "crash", "diagnose", "diagnose_timeout", "explained", "is_oom_error",
 ]  # fmt: skip
 
 AnyError = TypeVar("AnyError", bound=YardError)

@@ -11,6 +11,7 @@ from modelyard.errors import N_
 Code = Literal[
     "out_of_memory", "damaged_file", "missing_file", "unsupported_model", "missing_library", "address_in_use",
     "gpu_driver", "processor", "killed", "crashed", "stalled", "unknown",
+    "too_slow", "partly_in_ram", "load_timeout", "still_loading", "unreachable",
 ]  # fmt: skip
 
 SURE, LIKELY, POSSIBLE, WEAK = 0.95, 0.8, 0.6, 0.3
@@ -29,6 +30,11 @@ CAUSES: dict[Code, str] = {
     "crashed": N_("the engine crashed"),
     "stalled": N_("it made no progress"),
     "unknown": N_("it ended without saying why"),
+    "too_slow": N_("it answers too slowly"),
+    "partly_in_ram": N_("a part of it is in system memory"),
+    "load_timeout": N_("it is loaded, after too long"),
+    "still_loading": N_("it is still loading"),
+    "unreachable": N_("the server does not answer"),
 }
 _SMALLER = N_(
     "Use a smaller context (context_length), a smaller quantisation, or kv_type = q8_0; or unload another model."
@@ -36,6 +42,7 @@ _SMALLER = N_(
 _EMBEDDINGS = N_(
     "If embedding models grow: a shorter idle time (embeddings.idle_ttl_s), or fewer loaded (embeddings.resident_max)."
 )
+_WHOLLY_ON_GPU = N_("A smaller quantisation or context lets the GPU hold all of it.")
 _HINTS: dict[str, tuple[str, ...]] = {
     "out_of_memory": (
         _SMALLER,
@@ -43,6 +50,7 @@ _HINTS: dict[str, tuple[str, ...]] = {
         _EMBEDDINGS,
     ),
     "gpu": (N_("Use a 4-bit quantisation, a smaller n_batch, or fewer layers on the GPU (n_gpu_layers)."), _SMALLER),
+    "node": (N_("Unload what else is in memory, or use a smaller model, quantisation or context."),),
     "page_file": (N_("Windows ran out of commit memory: set the page file to 16 GB or more, then restart."), _SMALLER),
     "damaged_file": (N_("Fetch the file again and compare its digest."),),
     "missing_file": (N_("Check that the file is there and may be read; `modelyard show` prints where it is."),),
@@ -51,6 +59,11 @@ _HINTS: dict[str, tuple[str, ...]] = {
     "gpu_driver": (N_("Check the driver (nvidia-smi); n_gpu_layers = 0 keeps the model off the GPU."),),
     "stalled": (N_("Look for a slow disk or for memory that is full; deadlines.load_stall_s says how long to wait."),),
     "processor": (N_("Install a build of the engine for this processor."),),
+    "too_slow": (N_("Try a smaller model or quantisation, or give it more time."), _WHOLLY_ON_GPU),
+    "partly_in_ram": (_WHOLLY_ON_GPU, N_("Unload other models first, so that it fits.")),
+    "load_timeout": (N_("Try again: it is in memory now. Or give loads more time."),),
+    "still_loading": (N_("Give the load more time, and try again in a moment."),),
+    "unreachable": (N_("See whether the server runs: `systemctl status ollama`, or `modelyard nodes check`."),),
 }
 
 

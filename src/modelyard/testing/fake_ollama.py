@@ -6,11 +6,12 @@ lists who is there. Looking brings nothing in and keeps nothing there.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from modelyard.errors import BadRequest
@@ -37,6 +38,7 @@ class FakeModel:
     size: int = 1024**3
     capabilities: tuple[str, ...] = CAPABILITIES
     digest: str = ""
+    vram_ratio: float = 0.0  # how much of it is on a GPU once it is in memory
 
     def __post_init__(self) -> None:
         if ":" not in self.name.rpartition("/")[2]:
@@ -48,7 +50,6 @@ class FakeModel:
 class _Resident:
     model: FakeModel
     expires_at: float  # of the wall clock
-    vram: int = field(default=0)
 
 
 class FakeOllama(FakeServer):
@@ -70,6 +71,7 @@ class FakeOllama(FakeServer):
         given = [one if isinstance(one, FakeModel) else FakeModel(one) for one in models]
         self.models = {one.name: one for one in given}
         self.version, self.pull = version, tuple(pull)
+        self.ps_after_s = 0.0  # a server that loads may keep whoever asks what is in memory waiting
         self._residents: dict[str, _Resident] = {}
 
     @property
@@ -80,7 +82,9 @@ class FakeOllama(FakeServer):
         return {name: one.expires_at - now for name, one in self._residents.items()}
 
     def is_question(self, one: Recorded) -> bool:
-        return one.path in QUESTIONS
+        body = one.body
+        lets_go = body.get("keep_alive") == 0 and not (body.get("messages") or body.get("prompt") or body.get("input"))
+        return one.path in QUESTIONS and not lets_go
 
     def is_about(self, one: Recorded, model: str) -> bool:
         return _full(str(one.body.get("model", ""))) == _full(model)
@@ -97,6 +101,7 @@ class FakeOllama(FakeServer):
             case "/api/tags":
                 await reply.json({"models": [_tag(one) for one in self.models.values()]})
             case "/api/ps":
+                await asyncio.sleep(self.ps_after_s)
                 await reply.json({"models": [self._running(name) for name in self.residents]})
             case "/api/show" | "/api/delete" | "/api/copy" | "/api/pull":
                 await self._about_models(request, reply)
@@ -139,7 +144,7 @@ class FakeOllama(FakeServer):
         left_s = min(one.expires_at, time.time() + 200 * 365 * 86_400) - time.time()
         until = datetime.now(UTC) + timedelta(seconds=left_s)
         return {
-            **_tag(one.model), "size_vram": one.vram, "expires_at": until.isoformat(), "context_length": 4096,
+            **_tag(one.model), "size_vram": round(one.model.vram_ratio * one.model.size), "expires_at": until.isoformat(), "context_length": 4096,
         }  # fmt: skip
 
     def bring_in(self, name: str, keep_s: float = KEEP_ALIVE_S) -> None:
@@ -156,19 +161,13 @@ class FakeOllama(FakeServer):
             text = f'model "{body.get("model")}" not found, try pulling it first'
             await reply.json({"error": text}, 404)
             return
-        wants = "embedding" if request.path.startswith("/api/embed") else "completion"
-        if wants not in model.capabilities:
-            verb = "embed" if wants == "embedding" else request.path.rpartition("/")[2]
-            await reply.json({"error": f'"{model.name}" does not support {verb}'}, 400)
-            return
-        if body.get("tools") and "tools" not in model.capabilities:
-            await reply.json({"error": f"{model.name} does not support tools"}, 400)
-            return
-        if body.get("think") and "thinking" not in model.capabilities:
-            await reply.json({"error": f'"{model.name}" does not support thinking'}, 400)
-            return
         keep_s = _keep_alive_s(body.get("keep_alive"))
-        if not (body.get("messages") or body.get("prompt") or body.get("input")):
+        is_empty = not (body.get("messages") or body.get("prompt") or body.get("input"))
+        if not (is_empty and keep_s == 0) and (problem := self._cannot(model, request)):  # any model may be let go of
+            await reply.json({"error": problem}, 400)
+            return
+        wants = "embedding" if request.path.startswith("/api/embed") else "completion"
+        if is_empty:
             reason = "unload" if keep_s == 0 else "load"
             self._keep(model, keep_s)
             await reply.json({**self._head(body), **_nothing(request), "done": True, "done_reason": reason})
@@ -181,6 +180,18 @@ class FakeOllama(FakeServer):
         else:
             await self._whole(request, reply)
         self._keep(model, keep_s)
+
+    def _cannot(self, model: FakeModel, request: Recorded) -> str:
+        """What of the question is beyond the model, as the real server says it."""
+        wants = "embedding" if request.path.startswith("/api/embed") else "completion"
+        if wants not in model.capabilities:
+            verb = "embed" if wants == "embedding" else request.path.rpartition("/")[2]
+            return f'"{model.name}" does not support {verb}'
+        if request.body.get("tools") and "tools" not in model.capabilities:
+            return f"{model.name} does not support tools"
+        if request.body.get("think") and "thinking" not in model.capabilities:
+            return f'"{model.name}" does not support thinking'
+        return ""
 
     def _keep(self, model: FakeModel, keep_s: float) -> None:
         if keep_s == 0:

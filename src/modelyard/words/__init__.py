@@ -6,11 +6,11 @@ Machine fields (codes, JSON keys, log events, metric names) are never translated
 from __future__ import annotations
 
 import gettext
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from modelyard.errors import YardError, fill
+from modelyard.errors import Sentence, TimeoutWithDiagnosis, YardError, fill
 
 LANGUAGES = ("en", "zh_TW", "zh_CN")
 _LOCALES = Path(__file__).parent / "locales"
@@ -38,8 +38,16 @@ def counted(count: int, one: str, many: str, language: str = "en") -> str:
 def render(error: YardError, language: str = "en") -> tuple[str, list[str]]:
     """An error's message and suggestions in a language. Suggestions whose values are missing are left out."""
     message = fill(_(error.text, language), error.fields)
+    if isinstance(error, TimeoutWithDiagnosis) and error.sentences:
+        message = joined(error.sentences, language)
     hints = [fill(_(hint, language), error.fields) for hint in error.hints]
     return message, [hint for hint in hints if "{" not in hint]
+
+
+def joined(sentences: Sequence[Sentence], language: str = "en") -> str:
+    """Several sentences as one, with the language's own mark between them."""
+    mark = "；" if language.startswith("zh") else "; "
+    return mark.join(fill(_(template, language), values) for template, values in sentences)
 
 
 def language_of(environment: Mapping[str, str]) -> str:

@@ -1,0 +1,62 @@
+"""Which server to visit, and of what kind it is: found out by asking it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx2
+
+from modelyard.cli.session import Session
+from modelyard.cli.tour.nodes import TourNode
+from modelyard.cli.tour.ollama_node import SILENCE_S, OllamaNode, YardNode
+from modelyard.cli.tour.openai_node import OpenAINode
+from modelyard.client.http import YardClient
+from modelyard.client.ollama import OllamaService
+from modelyard.client.ollama_retry import Retries
+from modelyard.client.ollama_settings import get_settings
+from modelyard.client.openai_chat import OpenAIClient
+from modelyard.config.load import ClientTarget, client_target
+from modelyard.errors import N_, UpstreamUnreachable
+
+ONCE = Retries(attempts_max=1)  # a tour shows what happens, and does not smooth it over
+
+
+async def find_node(session: Session, url: str | None, *, connect_s: float, ps_budget_s: float) -> TourNode:
+    """The named server; else ours, if it answers; else Ollama's. Raises `UpstreamUnreachable`."""
+    target = client_target(url, environment=session.environment)
+    told = await _version(target, connect_s)
+    if told is None and url is None:
+        target = ClientTarget(get_settings(session.environment).ollama_base_url, None)
+        told = await _version(target, connect_s)
+    if told is None:
+        raise UpstreamUnreachable(
+            N_("No server answers at {url}."),
+            hints=(
+                N_("Start one with `modelyard serve`."),
+                N_("Or name another with --url, MODELYARD_URL or OLLAMA_BASE_URL."),
+            ),
+            url=target.url,
+        )
+    if "version" not in told:
+        return OpenAINode(OpenAIClient(target.url, target.key, silence_s=SILENCE_S))
+    service = OllamaService(target.url, timeout=SILENCE_S, key=target.key, retries=ONCE)
+    if "modelyard" in told:
+        client = YardClient(target.url, target.key, language=session.terminal.language)
+        return YardNode(service, client, ps_budget_s=ps_budget_s)
+    return OllamaNode(service, ps_budget_s=ps_budget_s)
+
+
+async def _version(target: ClientTarget, connect_s: float) -> dict[str, Any] | None:
+    """What it says of itself: empty if it answers, and not as Ollama does; None if nobody answers."""
+    url = target.url.rstrip("/").removesuffix("/v1")
+    headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
+    try:
+        async with asyncio.timeout(connect_s), httpx2.AsyncClient(headers=headers, trust_env=False) as client:
+            response = await client.get(f"{url}/api/version")
+            told = response.json() if response.status_code == 200 else {}
+    except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL):
+        return None
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,158 @@
+"""Everything the tour says. One line each, in the person's language; sizes as tools around Ollama write them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from modelyard.cli.output import table, write_listing
+from modelyard.cli.session import Session
+from modelyard.cli.tour.nodes import Kind, Left, TourModel
+from modelyard.cli.tour.visit import OUTCOMES, Outcome, Visit, junit
+from modelyard.diagnosis.timeouts import IN_VRAM_MIN, PHASES, RESIDENTS, Resident, is_same_model, named
+from modelyard.errors import N_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
+from modelyard.units import format_duration, format_size
+from modelyard.words import render
+
+COLUMNS = ("NAME", "LOAD", "FIRST TOKEN", "TOKENS/S", "MEMORY", "VRAM", "VERDICT")
+_KEPT = {
+    "busy": N_("⏸️  {model} is still in use"),
+    "pinned": N_("📌 {model} is pinned and stays"),
+    "forbidden": N_("🔒 {model} stays: there is no right to unload it"),
+}
+
+
+class Voice:
+    """Speaks on stderr; answers and the report go to stdout."""
+
+    def __init__(self, session: Session, form: str) -> None:
+        self._terminal = session.terminal
+        self.is_machine = form != "table"
+        self._form = form
+
+    def begin(self, kind: Kind, url: str, models: Sequence[TourModel]) -> None:
+        self._terminal.say(N_("{kind} at {url}: {count} models"), kind=kind, url=url, count=len(models))
+
+    def no_models(self, url: str) -> None:
+        self._terminal.say(N_("⚠️  {url} has no models."), url=url)
+
+    def title(self, number: int, count: int, model: TourModel) -> None:
+        """The model's name, before anything else about it."""
+        marks = [format_size(model.size)] if model.size else []
+        if model.is_cloud:
+            marks.append(self._terminal._(N_("in the cloud")))
+        beside = f" ({', '.join(marks)})" if marks else ""
+        self._terminal.note("")
+        heading = f"[{number}/{count}] 🤖 {model.name}{beside}"
+        self._terminal.strong(heading)
+
+    def making_room(self, residents: Sequence[Resident]) -> None:
+        size = format_size(sum(one.size for one in residents))
+        self._terminal.say(
+            N_("🧹 Unloading {count} loaded models to free memory ({size} in all)…"), count=len(residents), size=size
+        )
+
+    def left(self, left: Left) -> None:
+        """One line for each model that was asked to leave."""
+        if left.is_gone and left.freed_bytes:
+            freed = format_size(left.freed_bytes)
+            self._terminal.say(N_("  ✅ {model} ({freed} came back)"), model=left.model, freed=freed)
+        elif left.is_gone:
+            self._terminal.say(N_("  ✅ {model}"), model=left.model)
+        elif left.kept:
+            self._terminal.note("  " + self._terminal._(_KEPT[left.kept], model=left.model))
+        else:
+            self._terminal.say(N_("  ❌ {model}: {problem}"), model=left.model, problem=left.problem)
+
+    def no_right(self) -> None:
+        self._terminal.say(N_("🔒 There is no right to unload models here; the tour goes on without it."))
+
+    def resources(self, model: str, residents: Sequence[Resident]) -> None:
+        """The memory picture at the first token."""
+        found = next((one for one in residents if is_same_model(one.name, model)), None)
+        if found is None:
+            self._terminal.say(N_("📊 Resources: nothing is known about the model"))
+            return
+        if not found.size:
+            return
+        percent = round(100 * found.vram_ratio)
+        size, vram = format_size(found.size), format_size(found.vram)
+        self._terminal.say(
+            N_("📊 Resources: model size {size}, VRAM {vram} ({percent}%)"), size=size, vram=vram, percent=percent
+        )
+        if not found.vram:
+            self._terminal.say(N_("   The model runs on the CPU."))
+        elif found.vram_ratio < IN_VRAM_MIN:
+            self._terminal.say(N_("⚠️  A part of the model is in system memory; answers will be slower."))
+
+    def vector(self, dimensions: int) -> None:
+        self._terminal.say(N_("🧭 An embedding model: one vector of {dimensions} numbers"), dimensions=dimensions)
+
+    def failure(self, kind: Kind, error: YardError, outcome: Outcome) -> None:
+        """What went wrong, by its kind, then what is known about why, then what to do."""
+        say, (message, hints) = self._terminal.say, render(error, self._terminal.language)
+        if isinstance(error, TimeoutWithDiagnosis):
+            phase = self._terminal._(PHASES[error.fields["phase"]])  # type: ignore[index]
+            budget = f"{error.fields['budget_s']:g}"
+            say(N_("⏱️  No complete answer within {budget} seconds; skipping this model."), budget=budget)
+            say(N_("   It ran out while {phase}."), phase=phase)
+            self._terminal.note(f"   {message}")
+        elif outcome == "out_of_memory":
+            problem = error.fields.get("problem") or message
+            say(N_("💥 Out of memory (OOM): this model cannot be loaded or run: {problem}"), problem=problem)
+        elif isinstance(error, OllamaConnectionError | UpstreamUnreachable):
+            say(N_("❌ Failed to get an answer: {problem}"), problem=message)
+        else:
+            say(N_("❌ {server} error: {problem}"), server=kind, problem=message)
+        for hint in hints:
+            self._terminal.note(f"   → {hint}")
+
+    def in_memory(self, residents: Sequence[Resident]) -> None:
+        """Who has the memory that was missing."""
+        self._terminal.note("   " + self._terminal._(RESIDENTS, models=named(residents)))
+
+    def strangers(self, residents: Sequence[Resident], url: str) -> None:
+        self._terminal.say(
+            N_("{url} has models in memory that this tour did not load: {models}"), url=url, models=named(residents)
+        )
+
+    def chat_begins(self) -> None:
+        self._terminal.say(N_("💬 Say something; n or /bye goes on to the next model."))
+
+    def answer_interrupted(self) -> None:
+        self._terminal.say(N_("(interrupted)"))
+
+    def interrupted(self) -> None:
+        self._terminal.say(N_("⏭️  Interrupted; on to the next model. Ctrl-C again leaves the tour."))
+
+    def skipped(self) -> None:
+        self._terminal.say(N_("Skipping this model"))
+
+    def finished(self) -> None:
+        self._terminal.say(N_("✅ All models have been visited"))
+
+    def report(self, visits: Sequence[Visit], url: str) -> None:
+        """The comparison, in the form that was asked for."""
+        if self._form == "junit":
+            self._terminal.listing(junit(visits, url))
+            return
+        rows = [self._row(visit) for visit in visits]
+        if self._form == "table":
+            self._terminal.listing("\n" + table(self._terminal, COLUMNS, rows))
+        else:
+            objects = [visit.to_json() for visit in visits]
+            write_listing(self._terminal, self._form, "models", COLUMNS, rows, objects, {"url": url})
+        sys.stdout.flush()
+
+    def _row(self, visit: Visit) -> tuple[str, ...]:
+        verdict = self._terminal._(OUTCOMES[visit.outcome])
+        ratio = visit.vram_ratio
+        return (
+            visit.model + (" ☁" if visit.is_cloud else ""),
+            "-" if visit.load_s is None else format_duration(visit.load_s),
+            "-" if visit.first_token_s is None else format_duration(visit.first_token_s),
+            "-" if visit.tokens_per_s is None else f"{visit.tokens_per_s:.1f}",
+            format_size(visit.size_bytes) if visit.size_bytes else "-",
+            "-" if ratio is None else f"{round(100 * ratio)}%",
+            verdict,
+        )
