@@ -127,3 +127,25 @@ def test_models_have_the_states_that_people_see() -> None:
 
     assert {one["name"] for one in listed} == {"quick", "slow", "huge", "dead"}
     assert run("show", "nothing-like-it").exit_code == 5
+
+
+def test_a_tour_of_our_own_server_leaves_pinned_and_busy_models_where_they_are() -> None:
+    run("pin", "quick")
+    run("load", "quick")
+    talking = start("ask", "-m", "slow", "hi")
+    try:
+        eventually(lambda: [one for one in requests() if one["phase"] == "generating"])
+        result = run("tour", "--models", "quick,huge", "-o", "json")
+        residents = {one["model"] for one in json.loads(run("ps", "-o", "json").stdout)["residents"]}
+    finally:
+        talking.send_signal(signal.SIGINT)
+        talking.communicate(timeout=DEADLINE_S)
+        run("pin", "--off", "quick")
+
+    rows = {one["model"]: one for one in json.loads(result.stdout)["models"]}
+    assert "Modelyard at" in result.stderr
+    assert "quick:latest is pinned and stays" in result.stderr
+    assert "slow:latest is still in use" in result.stderr
+    assert residents >= {"quick", "slow"}
+    assert (rows["quick:latest"]["outcome"], rows["huge:latest"]["outcome"]) == ("ok", "out_of_memory")
+    assert result.exit_code == 8

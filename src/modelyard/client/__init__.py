@@ -17,7 +17,7 @@ from modelyard.errors import (
     TimeoutWithDiagnosis,
     YardError,
 )
-from modelyard.units import format_size as format_bytes
+from modelyard.units import format_size
 
 if TYPE_CHECKING:
     from modelyard.client.ollama import OllamaService, OllamaStream
@@ -41,6 +41,11 @@ _HOMES = {
     "diagnose_timeout": "ollama_budgets",
     "get_settings": "ollama_settings",
 }
+
+
+def format_bytes(count: int, decimals: int = 1) -> str:
+    """A size as tools around Ollama write it, in steps of 1024: `40.9 GB`, `512.0 MB`."""
+    return format_size(count, decimals)
 
 
 def __getattr__(name: str) -> object:

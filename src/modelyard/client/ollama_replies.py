@@ -28,6 +28,7 @@ TEXT_CHARS_MAX = 2000
 ADVICE_COUNT_MAX = 10
 # In every language: programs look for these words.
 OUT_OF_MEMORY = N_("記憶體不足 (OOM)：{problem}")
+_MEMORY_CODES = ("insufficient_memory",)  # and when it is for want of memory
 _MODEL_CODES = ("model_not_found", "upstream_model_missing")  # a server of ours says which 404 it is
 
 
@@ -98,10 +99,12 @@ class Reply:
         if self._status == 404 and self.question.model and names_model:
             return OllamaModelNotFoundError(url=self.url, model=self.question.model, problem=problem)
         advice = _advice(body)
-        if is_oom_error(problem):
+        verdict = {"verdict": body["verdict"]} if isinstance(body.get("verdict"), dict) else {}
+        if is_oom_error(problem) or body.get("code") in _MEMORY_CODES:
             return OllamaError(
-                OUT_OF_MEMORY, hints=advice or _MEMORY_HINTS, problem=problem, url=self.url, status=self._status
-            )
+                OUT_OF_MEMORY, hints=advice or _MEMORY_HINTS,
+                problem=problem, url=self.url, status=self._status, **verdict,
+            )  # fmt: skip
         return OllamaServiceError(
             N_("{url} answered with status {status}: {problem}"),
             hints=advice or _HINTS.get(self._status, () if problem else None),

@@ -39,13 +39,15 @@ class ClientArguments(TypedDict):
     trust_env: bool
 
 
-def client_arguments(settings: OllamaSettings, key: str | None) -> ClientArguments:
+def client_arguments(settings: OllamaSettings, key: str | None, language: str | None = None) -> ClientArguments:
     """The pool and the times as documented."""
     try:
         httpx2.URL(settings.ollama_base_url)
     except httpx2.InvalidURL as problem:  # names in other scripts have rules that only it knows
         raise ConfigError(where=settings.ollama_base_url, problem=str(problem), hints=(URL_HINT,)) from problem
     headers = {"accept-encoding": "identity"}  # what is compressed may be a thousand times as large
+    if language:
+        headers["accept-language"] = language.replace("_", "-")
     if key := (key or "").strip():
         if not (key.isascii() and key.isprintable()):
             raise ConfigError(where="key", problem="it has characters that no key has", hints=())

@@ -144,7 +144,8 @@ class FakeOllama(FakeServer):
         left_s = min(one.expires_at, time.time() + 200 * 365 * 86_400) - time.time()
         until = datetime.now(UTC) + timedelta(seconds=left_s)
         return {
-            **_tag(one.model), "size_vram": round(one.model.vram_ratio * one.model.size), "expires_at": until.isoformat(), "context_length": 4096,
+            **_tag(one.model), "size_vram": round(one.model.vram_ratio * one.model.size),
+            "expires_at": until.isoformat(), "context_length": 4096,
         }  # fmt: skip
 
     def bring_in(self, name: str, keep_s: float = KEEP_ALIVE_S) -> None:
@@ -179,7 +180,8 @@ class FakeOllama(FakeServer):
             await self._stream(request, reply)
         else:
             await self._whole(request, reply)
-        self._keep(model, keep_s)
+        if model.name in self._residents:  # it may have been let go of meanwhile
+            self._keep(model, keep_s)
 
     def _cannot(self, model: FakeModel, request: Recorded) -> str:
         """What of the question is beyond the model, as the real server says it."""

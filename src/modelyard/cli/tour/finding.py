@@ -40,9 +40,10 @@ async def find_node(session: Session, url: str | None, *, connect_s: float, ps_b
         )
     if "version" not in told:
         return OpenAINode(OpenAIClient(target.url, target.key, silence_s=SILENCE_S))
-    service = OllamaService(target.url, timeout=SILENCE_S, key=target.key, retries=ONCE)
+    language = session.terminal.language
+    service = OllamaService(target.url, timeout=SILENCE_S, key=target.key, retries=ONCE, language=language)
     if "modelyard" in told:
-        client = YardClient(target.url, target.key, language=session.terminal.language)
+        client = YardClient(target.url, target.key, language=language)
         return YardNode(service, client, ps_budget_s=ps_budget_s)
     return OllamaNode(service, ps_budget_s=ps_budget_s)
 

@@ -17,6 +17,7 @@ from modelyard.cli.tour.meeting import Meeting
 from modelyard.cli.tour.nodes import Left, TourModel, TourNode, Turn
 from modelyard.cli.tour.visit import Outcome, Visit
 from modelyard.cli.tour.voice import Voice
+from modelyard.client.ollama_replies import OUT_OF_MEMORY
 from modelyard.diagnosis import is_oom_error
 from modelyard.diagnosis.timeouts import Resident, is_same_model
 from modelyard.errors import (
@@ -140,6 +141,8 @@ class Guide:
     def _fail(self, visit: Visit, error: YardError) -> None:
         visit.outcome = _outcome(error)
         visit.message, hints = render(error, self._session.terminal.language)
+        if error.text == OUT_OF_MEMORY:  # its own text begins in Chinese, for programs that look for it
+            visit.message = str(error.fields.get("problem", ""))
         visit.suggestions = tuple(hints)
         verdict = error.fields.get("verdict")
         visit.verdict = dict(verdict) if isinstance(verdict, dict) else {}
@@ -198,7 +201,12 @@ def _outcome(error: YardError) -> Outcome:
         return "network"
     told = error.fields.get("verdict")
     is_memory = isinstance(told, dict) and told.get("code") == "out_of_memory"
-    if is_memory or isinstance(error, InsufficientMemory) or is_oom_error(str(error.fields.get("problem") or error)):
+    if (
+        is_memory
+        or error.text == OUT_OF_MEMORY
+        or isinstance(error, InsufficientMemory)
+        or is_oom_error(str(error.fields.get("problem") or error))
+    ):
         return "out_of_memory"
     return "node_error"
 

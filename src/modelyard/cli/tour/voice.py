@@ -10,7 +10,7 @@ from modelyard.cli.session import Session
 from modelyard.cli.tour.nodes import Kind, Left, TourModel
 from modelyard.cli.tour.visit import OUTCOMES, Outcome, Visit, junit
 from modelyard.diagnosis.timeouts import IN_VRAM_MIN, PHASES, RESIDENTS, Resident, is_same_model, named
-from modelyard.errors import N_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
+from modelyard.errors import N_, NN_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
 from modelyard.units import format_duration, format_size
 from modelyard.words import render
 
@@ -22,6 +22,9 @@ _KEPT = {
 }
 
 
+MAKE_ROOM = N_("Unload what else is in memory, or use a smaller model, quantisation or context.")
+
+
 class Voice:
     """Speaks on stderr; answers and the report go to stdout."""
 
@@ -31,7 +34,12 @@ class Voice:
         self._form = form
 
     def begin(self, kind: Kind, url: str, models: Sequence[TourModel]) -> None:
-        self._terminal.say(N_("{kind} at {url}: {count} models"), kind=kind, url=url, count=len(models))
+        self._terminal.say(
+            NN_("{kind} at {url}: {count} model", "{kind} at {url}: {count} models"),
+            kind=kind,
+            url=url,
+            count=len(models),
+        )
 
     def no_models(self, url: str) -> None:
         self._terminal.say(N_("⚠️  {url} has no models."), url=url)
@@ -49,7 +57,12 @@ class Voice:
     def making_room(self, residents: Sequence[Resident]) -> None:
         size = format_size(sum(one.size for one in residents))
         self._terminal.say(
-            N_("🧹 Unloading {count} loaded models to free memory ({size} in all)…"), count=len(residents), size=size
+            NN_(
+                "🧹 Unloading {count} loaded model to free memory ({size} in all)…",
+                "🧹 Unloading {count} loaded models to free memory ({size} in all)…",
+            ),
+            count=len(residents),
+            size=size,
         )
 
     def left(self, left: Left) -> None:
@@ -104,6 +117,8 @@ class Voice:
             say(N_("❌ Failed to get an answer: {problem}"), problem=message)
         else:
             say(N_("❌ {server} error: {problem}"), server=kind, problem=message)
+        if outcome == "out_of_memory" and kind == "Ollama":  # the library's own advice is for programs
+            hints = [self._terminal._(MAKE_ROOM)]
         for hint in hints:
             self._terminal.note(f"   → {hint}")
 
