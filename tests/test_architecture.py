@@ -23,7 +23,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS.split("|")) for name in row
 PURE = {
     "errors.py", "units.py", "loopback.py",
     "diagnosis/__init__.py", "diagnosis/verdict.py", "diagnosis/own_lines.py", "diagnosis/told.py",
-    "diagnosis/showing.py",
+    "diagnosis/showing.py", "diagnosis/timeouts.py",
     "types/address.py", "types/placeholders.py",
     "types/chat.py", "types/model.py", "types/memory.py", "types/status.py",
     "memory/footprint.py", "memory/footprint_torch.py", "memory/planner.py", "memory/eviction.py",
@@ -224,6 +224,7 @@ def test_nothing_reachable_from_a_socket_can_unpickle() -> None:
 OUTBOUND = {
     "client/http.py": "the command line's server",
     "client/ollama.py": "the Ollama server that its user names",
+    "client/openai_chat.py": "the OpenAI-compatible server that its user names",
     "client/ollama_sync.py": "the same, without a loop",
     "providers/node_http.py": "the nodes of the configuration, and the hosts that files may come from",
     "providers/ollama_residents.py": "an Ollama server that shares our devices",

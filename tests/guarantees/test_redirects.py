@@ -18,6 +18,7 @@ from modelyard.client.http import YardClient
 from modelyard.client.ollama import OllamaService
 from modelyard.client.ollama_retry import Retries
 from modelyard.client.ollama_sync import SyncOllamaService
+from modelyard.client.openai_chat import OpenAIClient
 from modelyard.clock import SystemClock
 from modelyard.errors import CapabilityMissing, YardError
 from modelyard.providers.base import NodeControl, NodeModels, NodeProvider
@@ -157,6 +158,13 @@ def of_client(client: YardClient) -> dict[str, Ask]:
     }  # fmt: skip
 
 
+def of_openai(client: OpenAIClient) -> dict[str, Ask]:
+    return {
+        "ollama_version": client.ollama_version, "models": client.models, "embed": lambda: client.embed("m", "x"),
+        "chat": lambda: client.chat("m", [{"role": "user", "content": "x"}]),
+    }  # fmt: skip
+
+
 def of_residents(node: OllamaResidents) -> dict[str, Ask]:
     return {"residents": node.residents, "load": lambda: node.load("m"), "unload": lambda: node.unload("m")}
 
@@ -224,6 +232,10 @@ async def test_no_client_of_ours_goes_where_a_server_sends_it(status: int) -> No
         with YardClient(server.url, KEY) as client:
             client_asks = of_client(client)
             await checked(client_asks, blocking=True)
+        openai_client = OpenAIClient(server.url, KEY)
+        openai_client_asks = of_openai(openai_client)
+        await checked(openai_client_asks)
+        await openai_client.close()
         data.close()
         other.close()
         asked = len(server.requests)
@@ -235,7 +247,7 @@ async def test_no_client_of_ours_goes_where_a_server_sends_it(status: int) -> No
     assert unasked(openai_eye_asks, NodeControl) == set()
     assert unasked(residents_asks, SharedNode) == set()
     assert unasked(service_asks, OllamaService) == unasked(twin_asks, SyncOllamaService) == set()
-    assert unasked(client_asks, YardClient) == set()
+    assert unasked(client_asks, YardClient) == unasked(openai_client_asks, OpenAIClient) == set()
 
 
 class HoldsNothing(FakeOllama):

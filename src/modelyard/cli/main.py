@@ -106,8 +106,8 @@ def in_language(command: click.Command, language: str) -> click.Command:
     if language == "en":
         return command
     translated = copy.copy(command)
-    translated.help = _(command.help or "", language)
-    translated.short_help = _(command.short_help or "", language) or None
+    translated.help = _(command.help, language) if command.help else None
+    translated.short_help = _(command.short_help, language) if command.short_help else None
     translated.params = [copy.copy(param) for param in command.params]
     if isinstance(translated, click.Group):
         translated.commands = {name: in_language(inner, language) for name, inner in translated.commands.items()}

@@ -13,7 +13,8 @@ import httpx2
 from modelyard.client.event_lines import Events
 from modelyard.client.http import BODY_BYTES_MAX, CONNECT_S, SILENCE_S, transport_errors
 from modelyard.client.replies import chunks_of, convert, decode, error_of
-from modelyard.errors import N_, UpstreamInvalid
+from modelyard.errors import N_, ConfigError, UpstreamInvalid
+from modelyard.loopback import is_loopback
 from modelyard.types.chat import Delta, Usage
 
 
@@ -23,11 +24,27 @@ class OpenAIClient:
     def __init__(self, url: str, key: str | None = None, *, silence_s: float = SILENCE_S) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
-        timeout = httpx2.Timeout(silence_s, connect=CONNECT_S)
-        self._http = httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, follow_redirects=False)
+        try:
+            parsed = httpx2.URL(self.url)
+            if parsed.scheme not in ("http", "https") or not parsed.host:
+                raise httpx2.InvalidURL("expected http://HOST:PORT")
+        except httpx2.InvalidURL as problem:
+            hints = (N_("Write it as http://127.0.0.1:11435."),)
+            raise ConfigError(where=f"{url} (--url)", problem=str(problem), hints=hints) from problem
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(silence_s, connect=CONNECT_S),
+            follow_redirects=False,
+            trust_env=not is_loopback(parsed.host),  # no proxy stands between us and this machine
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def ollama_version(self) -> dict[str, Any]:
+        """What it says of itself where it speaks Ollama too. Servers that do not answer with an error."""
+        return await self._ask("GET", "/api/version")
 
     async def models(self) -> list[str]:
         """The names of its models, as it lists them."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx2
-
 from modelyard.cli.session import Session
 from modelyard.cli.tour.nodes import TourNode
 from modelyard.cli.tour.ollama_node import SILENCE_S, OllamaNode, YardNode
@@ -17,7 +15,7 @@ from modelyard.client.ollama_retry import Retries
 from modelyard.client.ollama_settings import get_settings
 from modelyard.client.openai_chat import OpenAIClient
 from modelyard.config.load import ClientTarget, client_target
-from modelyard.errors import N_, UpstreamUnreachable
+from modelyard.errors import N_, UpstreamTimeout, UpstreamUnreachable, YardError
 
 ONCE = Retries(attempts_max=1)  # a tour shows what happens, and does not smooth it over
 
@@ -50,14 +48,13 @@ async def find_node(session: Session, url: str | None, *, connect_s: float, ps_b
 
 async def _version(target: ClientTarget, connect_s: float) -> dict[str, Any] | None:
     """What it says of itself: empty if it answers, and not as Ollama does; None if nobody answers."""
-    url = target.url.rstrip("/").removesuffix("/v1")
-    headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
+    client = OpenAIClient(target.url, target.key)
     try:
-        async with asyncio.timeout(connect_s), httpx2.AsyncClient(headers=headers, trust_env=False) as client:
-            response = await client.get(f"{url}/api/version")
-            told = response.json() if response.status_code == 200 else {}
-    except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL):
+        async with asyncio.timeout(connect_s):
+            return await client.ollama_version()
+    except (TimeoutError, UpstreamUnreachable, UpstreamTimeout):
         return None
-    except ValueError:
+    except YardError:
         return {}
-    return told if isinstance(told, dict) else {}
+    finally:
+        await client.close()

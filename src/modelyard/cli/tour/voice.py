@@ -10,7 +10,7 @@ from modelyard.cli.session import Session
 from modelyard.cli.tour.nodes import Kind, Left, TourModel
 from modelyard.cli.tour.visit import OUTCOMES, Outcome, Visit, junit
 from modelyard.diagnosis.timeouts import IN_VRAM_MIN, PHASES, RESIDENTS, Resident, is_same_model, named
-from modelyard.errors import N_, NN_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
+from modelyard.errors import N_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
 from modelyard.units import format_duration, format_size
 from modelyard.words import render
 
@@ -34,12 +34,10 @@ class Voice:
         self._form = form
 
     def begin(self, kind: Kind, url: str, models: Sequence[TourModel]) -> None:
-        self._terminal.say(
-            NN_("{kind} at {url}: {count} model", "{kind} at {url}: {count} models"),
-            kind=kind,
-            url=url,
-            count=len(models),
+        text = self._terminal.counted(
+            len(models), "{kind} at {url}: {count} model", "{kind} at {url}: {count} models", kind=kind, url=url
         )
+        self._terminal.note(text)
 
     def no_models(self, url: str) -> None:
         self._terminal.say(N_("⚠️  {url} has no models."), url=url)
@@ -55,15 +53,13 @@ class Voice:
         self._terminal.strong(heading)
 
     def making_room(self, residents: Sequence[Resident]) -> None:
-        size = format_size(sum(one.size for one in residents))
-        self._terminal.say(
-            NN_(
-                "🧹 Unloading {count} loaded model to free memory ({size} in all)…",
-                "🧹 Unloading {count} loaded models to free memory ({size} in all)…",
-            ),
-            count=len(residents),
-            size=size,
+        text = self._terminal.counted(
+            len(residents),
+            "🧹 Unloading {count} loaded model to free memory ({size} in all)…",
+            "🧹 Unloading {count} loaded models to free memory ({size} in all)…",
+            size=format_size(sum(one.size for one in residents)),
         )
+        self._terminal.note(text)
 
     def left(self, left: Left) -> None:
         """One line for each model that was asked to leave."""
