@@ -2,8 +2,8 @@
 
 `extract` finds every marked text in src/ and brings each `.po` file up to date; `compile` makes the `.mo` files that
 the program reads; `check` says what is missing. A translation is kept as long as its English text is in the source.
-Files are sorted, with no dates, guesses or places in them, so that two people's work merges. `make catalogues` does
-all three.
+Files are sorted, with no dates, guesses or places in them, so that two people's work merges; where git sees a conflict,
+both sides are read, and what is translated stays. `make catalogues` does all three.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from babel.messages.pofile import read_po, write_po
 SOURCE = Path(__file__).parent.parent / "src"
 LOCALES = SOURCE / "modelyard" / "words" / "locales"
 TRANSLATED = ("zh_TW", "zh_CN")
-MARKS = {"N_": None, "counted": (2, 3)}
+MARKS = {"N_": None, "NN_": (1, 2), "counted": (2, 3)}
 _HEADERS = [("Content-Type", "text/plain; charset=utf-8"), ("Plural-Forms", "nplurals=1; plural=0;")]
+_CONFLICT = re.compile(r"^<{7} .*\n((?:.*\n)*?)(?:\|{7} .*\n(?:.*\n)*?)?={7}\n((?:.*\n)*?)>{7} .*\n", re.MULTILINE)
 _FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 _BACKSPACE = ("\b", "\\b")  # click's mark for a paragraph that is not wrapped; Babel writes it as the bare character
 _HOW = "Put the text into {path} and run `make catalogues`."
@@ -55,7 +56,13 @@ def written(language: str) -> Catalog:
         return _Plain(locale=language)
     bare, escaped = _BACKSPACE
     content = path.read_text(encoding="utf-8").replace(escaped, bare)
-    return read_po(io.StringIO(content), locale=language, abort_invalid=True)
+    sides = [_CONFLICT.sub(side, content) for side in (r"\2", r"\1")] if _CONFLICT.search(content) else [content]
+    whole = _Plain(locale=language)
+    for side in sides:
+        for message in read_po(io.StringIO(side), locale=language, abort_invalid=True):
+            if message.id and (message.id not in whole or all(_translations(message))):
+                whole[message.id] = message
+    return whole
 
 
 def updated(language: str) -> bytes:
@@ -77,7 +84,7 @@ def compiled(language: str) -> bytes:
     """What the program reads."""
     catalogue, out = _Plain(locale=language), io.BytesIO()
     for message in written(language):
-        if message.id:
+        if message.id and all(_translations(message)):  # Babel would write English forms where there are none
             catalogue[message.id] = message
     write_mo(out, catalogue)
     return out.getvalue()
@@ -91,7 +98,7 @@ def problems(language: str) -> Iterator[str]:
         message = catalogue.get(text if isinstance(text, str) else text[0])
         if message is None or not _translations(message)[0]:
             yield f"{language} has no translation of {text!r}. {how}"
-        elif fields_of(message.id) != fields_of(_translations(message)):
+        elif not _has_its_fields(message):
             yield f"{language} has other {{fields}} than {text!r}: {message.string!r}"
     for message in catalogue:
         if message.id and (message.id if isinstance(message.id, str) else tuple(message.id)) not in texts:
@@ -101,9 +108,12 @@ def problems(language: str) -> Iterator[str]:
         yield f"{binary.name} of {language} is not what its .po file compiles to. Run `make catalogues`."
 
 
-def fields_of(text: str | tuple[str, ...] | list[str]) -> set[str]:
-    """The names of the values in a template, or in all its forms."""
-    return {name for form in ([text] if isinstance(text, str) else text) for name in _FIELD.findall(form)}
+def _has_its_fields(message: Message) -> bool:
+    """Whether a translation has the values of its text: of two forms those of both, and none that neither has."""
+    forms = [message.id] if isinstance(message.id, str) else message.id
+    named = [set(_FIELD.findall(form)) for form in forms]
+    used = set(_FIELD.findall(_translations(message)[0]))
+    return set.intersection(*named) <= used <= set.union(*named)
 
 
 def _translations(message: Message) -> tuple[str, ...]:

@@ -79,6 +79,11 @@ def N_(text: str) -> str:  # noqa: N802 - gettext's own name for "mark, translat
 Sentence = tuple[str, dict[str, object]]  # a template, and the values that fill it
 
 
+def NN_(one: str, many: str) -> tuple[str, str]:  # noqa: N802 - its sister
+    """Mark a template that has two forms in English, for one and for many."""
+    return one, many
+
+
 class YardError(Exception):
     """Something went wrong that we did not foresee."""
 

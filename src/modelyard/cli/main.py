@@ -15,12 +15,13 @@ from collections.abc import Mapping
 import click
 
 from modelyard import __version__
+from modelyard.cli.click_words import speak
 from modelyard.cli.exits import BROKEN_PIPE, FAILED, INTERRUPTED, exit_code
 from modelyard.cli.session import LANGUAGE, Session, language_in
 from modelyard.cli.terminal import Terminal
 from modelyard.config.load import process_environment
 from modelyard.errors import N_, YardError
-from modelyard.words import LANGUAGES, _
+from modelyard.words import LANGUAGES, _, language_of_header
 
 # Where each command is, and its line in `--help`, which imports none of them.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -46,6 +47,17 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 class Commands(click.Group):
     """A group whose commands are imported when they are needed, and shown in the person's language."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Hear `--lang` first, wherever it stands: what is wrong with the rest is said in that language."""
+        args = _language_first(args)
+        if args[:1] == ["--lang"] and len(args) > 1 and args[1] in LANGUAGES:
+            ctx.meta[LANGUAGE] = args[1]
+        speak(language_in(ctx))
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Group.format_help(in_language(self, language_in(ctx)), ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -121,10 +133,22 @@ def _terminal(ctx: click.Context) -> Terminal:
     return ctx.obj.terminal if isinstance(ctx.obj, Session) else Terminal(language_in(ctx), process_environment())
 
 
-def _keep_language(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value:
-        ctx.meta[LANGUAGE] = value
-    return value
+def _language_first(args: list[str]) -> list[str]:
+    """The words of a command line, with `--lang` before the command.
+
+    >>> _language_first(["chat", "--lang=zh-TW", "-c"]), _language_first(["ask", "--", "--lang", "en"])
+    (['--lang', 'zh_TW', 'chat', '-c'], ['ask', '--', '--lang', 'en'])
+    """
+    end = args.index("--") if "--" in args else len(args)
+    for place, word in enumerate(args[:end]):
+        name, equals, value = word.partition("=")
+        if name != "--lang":
+            continue
+        rest = args[:place] + args[place + (1 if equals else 2) :]
+        if equals or place + 1 < end:
+            asked = value if equals else args[place + 1]
+            return ["--lang", asked if asked in LANGUAGES else language_of_header(asked) or asked, *rest]
+    return args
 
 
 @click.command(
@@ -141,14 +165,14 @@ def _keep_language(ctx: click.Context, _param: click.Parameter, value: str | Non
     "--lang",
     type=click.Choice(LANGUAGES),
     is_eager=True,
-    callback=_keep_language,
-    help=N_("Language of messages. Default: LC_ALL, LC_MESSAGES, LANG."),
+    expose_value=False,  # heard before: see parse_args
+    help=N_("Language of messages; it may stand after the command too. Default: LC_ALL, LC_MESSAGES, LANG."),
 )
 @click.option("--no-input", is_flag=True, help=N_("Never ask anything."))
 @click.option("--debug", is_flag=True, help=N_("Show where an error came from."))
 @click.version_option(__version__, prog_name="modelyard", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, lang: str | None, no_input: bool, debug: bool) -> None:
+def cli(ctx: click.Context, no_input: bool, debug: bool) -> None:
     environment = process_environment()
     ctx.obj = Session(Terminal(language_in(ctx), environment), environment, not no_input, debug)
 
