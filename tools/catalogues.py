@@ -22,7 +22,7 @@ from babel.messages.pofile import read_po, write_po
 SOURCE = Path(__file__).parent.parent / "src"
 LOCALES = SOURCE / "modelyard" / "words" / "locales"
 TRANSLATED = ("zh_TW", "zh_CN")
-MARKS = {"N_": None, "NN_": (1, 2), "counted": (2, 3)}
+MARKS = {"N_": None, "said": None, "NN_": (1, 2), "counted": (2, 3)}
 _HEADERS = [("Content-Type", "text/plain; charset=utf-8"), ("Plural-Forms", "nplurals=1; plural=0;")]
 _CONFLICT = re.compile(r"^<{7} .*\n((?:.*\n)*?)(?:\|{7} .*\n(?:.*\n)*?)?={7}\n((?:.*\n)*?)>{7} .*\n", re.MULTILINE)
 _FIELD = re.compile(r"\{(\w+)[^{}]*\}")

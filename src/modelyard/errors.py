@@ -76,6 +76,15 @@ def N_(text: str) -> str:  # noqa: N802 - gettext's own name for "mark, translat
     return text
 
 
+def said(template: str, /, **fields: object) -> str:
+    """A phrase in English that goes into another text. In other languages its template is found again: `words.told`.
+
+    >>> said("part {number} of {count} is missing", number=2, count=3)
+    'part 2 of 3 is missing'
+    """
+    return fill(template, fields)
+
+
 Sentence = tuple[str, dict[str, object]]  # a template, and the values that fill it
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from modelyard.errors import said
+
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
@@ -29,10 +31,12 @@ def parse_bytes(text: str | int | float) -> int:
     else:
         match = _BYTES.fullmatch(text)
         if match is None or match[2].lower() not in _BYTE_FACTORS:
-            raise ValueError(f"not a size: {text!r}; write a number of bytes, or 4GiB, 512MiB, 8GB")
+            raise ValueError(
+                said("not a size: {text}; write a number of bytes, or 4GiB, 512MiB, 8GB", text=f"{text!r}")
+            )
         value, unit = float(match[1]), match[2].lower()
     if not 0 <= value < 2**63:
-        raise ValueError(f"not a size: {text!r}; it must be between 0 and 8 EiB")
+        raise ValueError(said("not a size: {text}; it must be between 0 and 8 EiB", text=f"{text!r}"))
     return int(value * _BYTE_FACTORS[unit])
 
 
@@ -84,9 +88,9 @@ def parse_duration(text: str | int | float) -> float:
         elif body and _DURATION_PART.sub("", body) == "":
             value = sign * sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(body))
         else:
-            raise ValueError(f"not a duration: {text!r}; write seconds, or 90s, 5m, 1h30m")
+            raise ValueError(said("not a duration: {text}; write seconds, or 90s, 5m, 1h30m", text=f"{text!r}"))
     if not -1e10 < value < 1e10:
-        raise ValueError(f"not a duration: {text!r}; it must be under 300 years")
+        raise ValueError(said("not a duration: {text}; it must be under 300 years", text=f"{text!r}"))
     return value
 
 

@@ -184,7 +184,7 @@ class SmallJsonBodies:
 
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._bytes_max:
-            raise RequestTooLarge(what="the body", limit=f"{self._bytes_max} bytes", hints=())
+            raise RequestTooLarge(what=N_("the body"), limit=f"{self._bytes_max} bytes", hints=())
 
 
 async def _follow(

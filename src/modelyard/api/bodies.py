@@ -22,6 +22,7 @@ from modelyard.errors import (
     RequestTimeout,
     RequestTooLarge,
     UnsupportedMediaType,
+    said,
 )
 from modelyard.units import MIB, format_bytes
 
@@ -87,7 +88,7 @@ async def _receive(request: Request, bytes_max: int) -> bytes:
 
 
 def _too_large(bytes_max: int) -> RequestTooLarge:
-    return RequestTooLarge(what="the body", limit=format_bytes(bytes_max), setting="server.body_max_bytes")
+    return RequestTooLarge(what=N_("the body"), limit=format_bytes(bytes_max), setting="server.body_max_bytes")
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -101,18 +102,18 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     except RecursionError:
         raise _too_deep() from None
     except UnicodeDecodeError:
-        raise MalformedBody(problem="it is not UTF-8") from None
+        raise MalformedBody(problem=N_("it is not UTF-8")) from None
     except msgspec.DecodeError as exc:
         raise MalformedBody(problem=str(exc).removeprefix("JSON is malformed: ")) from None
 
 
 def _check_structure(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") > BRACKETS_MAX:
-        raise RequestTooLarge(what="the number of brackets in the body", limit=BRACKETS_MAX)
+        raise RequestTooLarge(what=N_("the number of brackets in the body"), limit=BRACKETS_MAX)
     if body.count(b",") > COMMAS_MAX:
-        raise RequestTooLarge(what="the number of commas in the body", limit=COMMAS_MAX)
+        raise RequestTooLarge(what=N_("the number of commas in the body"), limit=COMMAS_MAX)
     if body.count(b"\\") > ESCAPES_MAX:
-        raise RequestTooLarge(what="the number of escapes in the body", limit=ESCAPES_MAX)
+        raise RequestTooLarge(what=N_("the number of escapes in the body"), limit=ESCAPES_MAX)
 
 
 def check_nesting(value: object, param: str, items_max: int) -> None:
@@ -128,7 +129,7 @@ def check_nesting(value: object, param: str, items_max: int) -> None:
                 below.extend(item)
         items += len(below)
         if items > items_max:
-            raise invalid(param, f"it has more than {items_max} items")
+            raise invalid(param, said("it has more than {items_max} items", items_max=items_max))
         if not below:
             return
         level = below
@@ -141,7 +142,7 @@ def json_text(value: object, param: str, items_max: int) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        raise invalid(param, "it has a number or a text that JSON cannot carry") from None
+        raise invalid(param, N_("it has a number or a text that JSON cannot carry")) from None
 
 
 def invalid(param: str, problem: str) -> BadRequest:
@@ -156,14 +157,14 @@ def _not_valid(text: str) -> BadRequest:
     problem = match["problem"].replace("`", "").replace(" | null", "")
     if missing := re.search(r"missing required field (\w+)", problem):
         path = f"{path}.{missing[1]}".lstrip(".")
-        problem = "it is required"
+        problem = N_("it is required")
     if not path:
         return MalformedBody(problem=problem)
     return invalid(path, problem[:300])
 
 
 def _too_deep(param: str | None = None) -> BadRequest:
-    return RequestTooLarge(what="the nesting of the body", limit=DEPTH_MAX, param=param)
+    return RequestTooLarge(what=N_("the nesting of the body"), limit=DEPTH_MAX, param=param)
 
 
 def _printable(value: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from modelyard.errors import N_, said
 from modelyard.types.embeddings import EmbedRequest
 
 from .bodies import decode_body, invalid
@@ -74,7 +75,7 @@ def _inputs(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
         return (token_ids(given, "input"),)
     several = [given] if isinstance(given, str) else given
     if not several or len(several) > INPUTS_MAX:
-        raise invalid("input", f"1 to {INPUTS_MAX} inputs are expected")
+        raise invalid("input", said("1 to {inputs_max} inputs are expected", inputs_max=INPUTS_MAX))
     inputs: list[str | tuple[int, ...]] = []
     left = PROMPT_TOKENS_MAX
     for at, one in enumerate(several):
@@ -84,7 +85,9 @@ def _inputs(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
         elif isinstance(one, str) and one:
             inputs.append(one)
         else:
-            raise invalid(f"input[{at}]", "a text that is not empty, or a list of token ids, is expected")
+            raise invalid(f"input[{at}]", N_("a text that is not empty, or a list of token ids, is expected"))
     if left < 0:
-        raise invalid("input", f"it has more than {PROMPT_TOKENS_MAX} token ids")
+        raise invalid(
+            "input", said("it has more than {prompt_tokens_max} token ids", prompt_tokens_max=PROMPT_TOKENS_MAX)
+        )
     return tuple(inputs)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 
-from modelyard.errors import N_, BadRequest, ConfigError, HostRefused, OriginRefused
+from modelyard.errors import N_, BadRequest, ConfigError, HostRefused, OriginRefused, said
 
 HOST_CHARS_MAX = 260
 DECISIONS_MAX = 256
@@ -38,7 +38,10 @@ class HostPolicy:
             exact.add(_bracketed(lowered))
         for name in declared:
             if not (_DECLARED.fullmatch(name) or _is_address(name.strip("[]"))):
-                raise ConfigError(where="server.allowed_hosts", problem=f"{name!r} is not a host name or an address")
+                raise ConfigError(
+                    where="server.allowed_hosts",
+                    problem=said("{name} is not a host name or an address", name=f"{name!r}"),
+                )
         self._exact = frozenset(exact) - {"0.0.0.0", "[::]", ""}  # noqa: S104 - excluded: a wildcard names nobody
         self._suffixes = tuple(suffixes)
         self._allowed: set[tuple[bytes, str]] = set()
@@ -74,7 +77,8 @@ class OriginPolicy:
         for origin in self.declared:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    where="server.allowed_origins", problem=f"{origin!r} is not an origin such as https://example.org"
+                    where="server.allowed_origins",
+                    problem=said("{origin} is not an origin such as https://example.org", origin=f"{origin!r}"),
                 )
 
     def check(self, origin: bytes | None, fetch_site: bytes | None, fetch_mode: bytes | None, host: bytes) -> bool:

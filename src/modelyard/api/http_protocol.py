@@ -132,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
         if len(self.url) > self.URL_BYTES_MAX:
             self._refusal_status = 414
-            self._stop(RequestTooLarge(what="the URL", limit=f"{self.URL_BYTES_MAX} bytes", hints=()))
+            self._stop(RequestTooLarge(what=N_("the URL"), limit=f"{self.URL_BYTES_MAX} bytes", hints=()))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields_bytes += len(name) + len(value) + 4
@@ -188,7 +188,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _head_too_large(self) -> RequestTooLarge:
         self._refusal_status = 431
         limit = f"{self.HEAD_BYTES_MAX} bytes and {self.FIELDS_MAX} fields"
-        return RequestTooLarge(what="the head", limit=limit, hints=())
+        return RequestTooLarge(what=N_("the head"), limit=limit, hints=())
 
     def _stop(self, error: YardError) -> None:
         """Leave the parser; `data_received` then refuses."""

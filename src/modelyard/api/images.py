@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+from modelyard.errors import N_
 from modelyard.types.chat import ImagePart
 
 from .bodies import invalid
@@ -26,10 +27,10 @@ def image_part(text: str, where: str) -> ImagePart:
         head = base64.b64decode(data[:_HEAD_CHARS] + "=" * (-len(data[:_HEAD_CHARS]) % 4), validate=True)
         base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise invalid(where, "it is not base64") from None
+        raise invalid(where, N_("it is not base64")) from None
     media_type = image_type(head)
     if media_type is None:
-        raise invalid(where, "it is no image of a type we know: PNG, JPEG, GIF, WebP, BMP")
+        raise invalid(where, N_("it is no image of a type we know: PNG, JPEG, GIF, WebP, BMP"))
     return ImagePart(media_type, data)
 
 

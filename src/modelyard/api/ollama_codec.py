@@ -53,13 +53,13 @@ def read_ollama_generate(data: bytes, *, streams: bool = True) -> Asked:
     """The body of a text to be answered, or to be continued."""
     body = decode_body(data, _generate)
     if body.template:
-        raise invalid("template", "the model's own template is used; a template is code")
+        raise invalid("template", N_("the model's own template is used; a template is code"))
     if body.context:
-        raise invalid("context", "no earlier turns are kept here: send them as the messages of /api/chat")
+        raise invalid("context", N_("no earlier turns are kept here: send them as the messages of /api/chat"))
     prompt, options = body.prompt or "", body.options or _NO_OPTIONS
     is_plain = bool(body.raw or body.suffix)
     if is_plain and (body.system or body.images):
-        raise invalid("system" if body.system else "images", "raw and suffix take a prompt alone")
+        raise invalid("system" if body.system else "images", N_("raw and suffix take a prompt alone"))
     response_format = _response_format(body.format, SchemaCheck())
     request = InferenceRequest(
         model=body.model,
@@ -133,7 +133,7 @@ def _response_format(format: str | dict[str, object] | None, schemas: SchemaChec
         schemas.check(format, "format")
         return ResponseFormat("json_schema", format)
     if format != "json":
-        raise invalid("format", 'it is "json" or a JSON schema')
+        raise invalid("format", N_('it is "json" or a JSON schema'))
     return ResponseFormat("json")
 
 
@@ -149,7 +149,7 @@ def _max_tokens(body: OptionsBody) -> int | None:
 def _logprobs(body: OllamaChatBody | OllamaGenerateBody) -> dict[str, object]:
     if not body.logprobs:
         if body.top_logprobs:
-            raise invalid("top_logprobs", "it needs logprobs: true")
+            raise invalid("top_logprobs", N_("it needs logprobs: true"))
         return {}
     if isinstance(body, OllamaGenerateBody) and (body.raw or body.suffix):
         return {"logprobs": body.top_logprobs or 0}

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from modelyard.clock import Clock
-from modelyard.errors import ClientClosed, NotBuilt, UpstreamInvalid, YardError
+from modelyard.errors import N_, ClientClosed, NotBuilt, UpstreamInvalid, YardError
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
 from modelyard.registry.reference import parse
@@ -59,7 +59,7 @@ class OllamaStoreEndpoints:
         """POST /api/pull: progress as lines of JSON, the last one with the status `success`."""
         body = decode_body(await read_body(request, bytes_max=BODY_BYTES_MAX), _model)
         if body.insecure:
-            raise invalid("insecure", "models are fetched over checked connections only")
+            raise invalid("insecure", N_("models are fetched over checked connections only"))
         name, node = checked_wish(required_name(body.wanted)), checked_node(body.node)
         steps = self._store.pull(caller, name, node)
         if body.stream is not False:
@@ -141,7 +141,7 @@ def _check_step(step: Mapping[str, object], source: str) -> None:
 def _checked_end(last: Mapping[str, object], source: str) -> Mapping[str, object]:
     """A pull that ends without saying so was cut."""
     if last.get("status") != "success":
-        raise UpstreamInvalid(provider=source, problem="the pull ended before it was done")
+        raise UpstreamInvalid(provider=source, problem=N_("the pull ended before it was done"))
     return last
 
 
@@ -157,7 +157,7 @@ def checked_name(text: str, param: str) -> str:
         raise invalid(param, str(exc)) from None
     parts = [*ref.name.split("/"), ref.tag]
     if not text.isascii() or any(_DIGEST.fullmatch(part.lower()) for part in parts):
-        raise invalid(param, "it must be a name, not a digest, of plain letters, digits and . _ - + /")
+        raise invalid(param, N_("it must be a name, not a digest, of plain letters, digits and . _ - + /"))
     return text
 
 
@@ -179,5 +179,5 @@ def checked_node(text: str) -> str | None:
     if not text:
         return None
     if not _NODE.fullmatch(text):
-        raise invalid("node", "it is not the name of a node")
+        raise invalid("node", N_("it is not the name of a node"))
     return text

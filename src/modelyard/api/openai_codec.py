@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from modelyard.errors import N_, BadRequest
+from modelyard.errors import N_, BadRequest, said
 from modelyard.types.chat import (
     ImagePart,
     InferenceRequest,
@@ -62,15 +62,15 @@ def read_chat(data: bytes) -> Asked:
     options = _options(body)
     schemas = SchemaCheck()
     if body.functions is not UNSET:
-        raise invalid("functions", "it is replaced by tools")
+        raise invalid("functions", N_("it is replaced by tools"))
     if body.modalities is not None and body.modalities != ["text"]:
-        raise invalid("modalities", "only text can be answered")
+        raise invalid("modalities", N_("only text can be answered"))
     if body.logprobs:
         options["logprobs"] = True
         if body.top_logprobs is not None:
             options["top_logprobs"] = body.top_logprobs
     elif body.top_logprobs:
-        raise invalid("top_logprobs", "it needs logprobs: true")
+        raise invalid("top_logprobs", N_("it needs logprobs: true"))
     request = InferenceRequest(
         model=body.model,
         messages=tuple([_message(message, at) for at, message in enumerate(body.messages)]),
@@ -94,11 +94,11 @@ def read_completion(data: bytes) -> Asked:
     body = decode_body(data, _completion)
     options = _options(body)
     if body.echo:
-        raise invalid("echo", "repeating the prompt is not supported")
+        raise invalid("echo", N_("repeating the prompt is not supported"))
     if body.suffix:
-        raise invalid("suffix", "filling in the middle is not supported")
+        raise invalid("suffix", N_("filling in the middle is not supported"))
     if body.best_of is not None and body.best_of != (body.n or 1):
-        raise invalid("best_of", "it must equal n")
+        raise invalid("best_of", N_("it must equal n"))
     if body.logprobs is not None:
         options["logprobs"] = body.logprobs
     request = InferenceRequest(
@@ -117,7 +117,7 @@ def read_completion(data: bytes) -> Asked:
 def _asked(body: Common, request: InferenceRequest) -> Asked:
     stream = bool(body.stream)
     if body.stream_options is not None and not stream:
-        raise invalid("stream_options", "it needs stream: true")
+        raise invalid("stream_options", N_("it needs stream: true"))
     return Asked(request, stream, bool(body.stream_options and body.stream_options.include_usage))
 
 
@@ -129,7 +129,7 @@ def _options(body: Common) -> dict[str, object]:
         )
     if body.grammar:
         # A few bytes of grammar end llama.cpp, or keep it busy for ever; a schema can be checked.
-        raise invalid("grammar", "grammars are not taken; response_format takes a JSON schema")
+        raise invalid("grammar", N_("grammars are not taken; response_format takes a JSON schema"))
     return {name: value for name, value in zip(OPTIONS, _option_values(body), strict=True) if value is not None}
 
 
@@ -147,7 +147,7 @@ def _message(body: MessageBody, at: int) -> Message:
     else:
         parts = body.content
     if parts is None and body.role != "assistant":
-        raise invalid(f"messages[{at}].content", "it is required")
+        raise invalid(f"messages[{at}].content", N_("it is required"))
     return Message(
         "system" if body.role == "developer" else body.role,
         parts,
@@ -164,7 +164,7 @@ def _part(body: TextPartBody | ImagePartBody, where: str) -> Part:
     head, comma, data = body.image_url.url.partition(",")
     media_type = head.removeprefix("data:").removesuffix(";base64").lower()
     if not comma or not head.startswith("data:") or not head.endswith(";base64") or media_type not in IMAGE_TYPES:
-        raise invalid(f"{where}.image_url.url", "an image must be sent inline, as data:image/png;base64,...")
+        raise invalid(f"{where}.image_url.url", N_("an image must be sent inline, as data:image/png;base64,..."))
     return ImagePart(media_type, data)
 
 
@@ -177,7 +177,7 @@ def _tool_call(body: ToolCallBody, at: int) -> ToolCall:
 
 def tools_of(bodies: list[ToolBody], schemas: SchemaCheck) -> tuple[Tool, ...]:
     if len({body.function.name for body in bodies}) < len(bodies):
-        raise invalid("tools", "two functions have the same name")
+        raise invalid("tools", N_("two functions have the same name"))
     return tuple([_tool(body, at, schemas) for at, body in enumerate(bodies)])
 
 
@@ -194,7 +194,7 @@ def _tool_choice(body: ChatBody) -> str | None:
         return choice
     name = choice.function.name
     if not any(tool.function.name == name for tool in body.tools or ()):
-        raise invalid("tool_choice", "it names a function that is not among the tools")
+        raise invalid("tool_choice", N_("it names a function that is not among the tools"))
     return f"function:{name}"
 
 
@@ -205,7 +205,7 @@ def _response_format(body: FormatBody, schemas: SchemaCheck) -> ResponseFormat:
     if body.type == "text":
         return ResponseFormat()
     if body.type == "json_schema" and schema is None:
-        raise invalid("response_format.json_schema", "it is required with this type")
+        raise invalid("response_format.json_schema", N_("it is required with this type"))
     if schema is None:
         return ResponseFormat("json")
     schemas.check(schema, "response_format.json_schema.schema")
@@ -218,16 +218,18 @@ def _prompt(prompt: str | list[Any]) -> str | tuple[int, ...]:
     if len(prompt) == 1 and isinstance(prompt[0], str | list):
         return _prompt(prompt[0])
     if not prompt or any(type(item) is not int for item in prompt):
-        raise invalid("prompt", "one text or one list of token ids is expected; send several prompts one by one")
+        raise invalid("prompt", N_("one text or one list of token ids is expected; send several prompts one by one"))
     return token_ids(prompt, "prompt")
 
 
 def token_ids(given: list[Any], where: str) -> tuple[int, ...]:
     """A text as token ids, each of which may exist."""
     if not given or len(given) > PROMPT_TOKENS_MAX or any(type(item) is not int for item in given):
-        raise invalid(where, f"1 to {PROMPT_TOKENS_MAX} token ids are expected")
+        raise invalid(
+            where, said("1 to {prompt_tokens_max} token ids are expected", prompt_tokens_max=PROMPT_TOKENS_MAX)
+        )
     if min(given) < 0 or max(given) >= 2**31:
-        raise invalid(where, "a token id is not possible")
+        raise invalid(where, N_("a token id is not possible"))
     return tuple(given)
 
 

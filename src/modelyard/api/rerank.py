@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
+from modelyard.errors import N_, said
 from modelyard.gateway.keys import Caller
 from modelyard.providers.ticket import Ticket
 from modelyard.types.embeddings import RerankAnswer, RerankRequest
@@ -59,7 +60,7 @@ def read_rerank(data: bytes) -> RerankAsked:
     """The body: documents are texts, or objects with a `text`."""
     body = decode_body(data, _rerank)
     if not body.documents or len(body.documents) > INPUTS_MAX:
-        raise invalid("documents", f"1 to {INPUTS_MAX} documents are expected")
+        raise invalid("documents", said("1 to {inputs_max} documents are expected", inputs_max=INPUTS_MAX))
     texts = tuple(_text(one, at) for at, one in enumerate(body.documents))
     request = RerankRequest(body.model, body.query, texts, keep_alive_s(body.keep_alive))
     return RerankAsked(request, body.top_n, body.return_documents is True)
@@ -68,7 +69,7 @@ def read_rerank(data: bytes) -> RerankAsked:
 def _text(document: object, at: int) -> str:
     text = document.get("text") if isinstance(document, dict) else document
     if not isinstance(text, str) or not text:
-        raise invalid(f"documents[{at}]", "a text that is not empty, or an object with a text, is expected")
+        raise invalid(f"documents[{at}]", N_("a text that is not empty, or an object with a text, is expected"))
     return text
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from modelyard.errors import BadRequest, RequestTooLarge
+from modelyard.errors import N_, BadRequest, RequestTooLarge
 from modelyard.units import format_bytes
 
 from .bodies import check_nesting, invalid
@@ -47,9 +47,9 @@ class SchemaCheck:
         try:
             self._bytes_left -= len(orjson.dumps(schema))
         except TypeError:
-            raise invalid(param, "it has a number or a text that JSON cannot carry") from None
+            raise invalid(param, N_("it has a number or a text that JSON cannot carry")) from None
         if self._bytes_left < 0:
-            raise RequestTooLarge(what="the request's schemas", limit=format_bytes(SCHEMA_BYTES_MAX), param=param)
+            raise RequestTooLarge(what=N_("the request's schemas"), limit=format_bytes(SCHEMA_BYTES_MAX), param=param)
         walk = _Walk(schema, param, self._cost_left)
         walk.visit(schema, 0)
         self._cost_left = walk.cost_left

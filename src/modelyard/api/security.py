@@ -17,14 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelyard.errors import (
-    N_,
-    BadRequest,
-    ConfigError,
-    MethodNotAllowed,
-    NotAuthenticated,
-    PermissionDenied,
-)
+from modelyard.errors import N_, BadRequest, ConfigError, MethodNotAllowed, NotAuthenticated, PermissionDenied, said
 from modelyard.gateway.keys import ALL_RIGHTS, ANONYMOUS, Caller, KeyRing, Right
 from modelyard.gateway.limits import Limits
 from modelyard.loopback import is_loopback
@@ -88,7 +81,7 @@ def check_bind(host: str, keys: KeyRing, *, allow_open: bool = False, where: str
         return ()
     if not allow_open:
         raise ConfigError(
-            where=where, problem=f"{host} is reachable from other machines and no key is configured",
+            where=where, problem=said("{host} is reachable from other machines and no key is configured", host=host),
             hints=(N_("Add a key under [[keys]], or listen on 127.0.0.1."),
                    N_("server.allow_open_bind = true starts anyway: everybody who reaches the port can use it.")),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from modelyard.errors import ConfigError
+from modelyard.errors import ConfigError, said
 
 from .http_protocol import CLOSE, SEND_BUFFER_BYTES, server_config
 
@@ -31,7 +31,7 @@ def inherited(fd: int) -> list[socket.socket]:
     is_tcp = listener.family in (socket.AF_INET, socket.AF_INET6)
     if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listener.close()
-        raise ConfigError(where="server.fd", problem=f"{fd}: it is not a listening TCP socket")
+        raise ConfigError(where="server.fd", problem=said("{fd}: it is not a listening TCP socket", fd=fd))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     listener.setblocking(False)
     return [listener]

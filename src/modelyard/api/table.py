@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from modelyard.errors import ConfigError, NotFound
+from modelyard.errors import ConfigError, NotFound, said
 from modelyard.gateway.keys import ALL_RIGHTS, Caller, Right
 
 from .door import Door
@@ -78,4 +78,7 @@ def check_starlette(version: str) -> None:
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     if numbers < STARLETTE_MIN:
         wanted = ".".join(str(number) for number in STARLETTE_MIN)
-        raise ConfigError(where="starlette", problem=f"version {version} is installed; {wanted} or newer is needed")
+        raise ConfigError(
+            where="starlette",
+            problem=said("version {version} is installed; {wanted} or newer is needed", version=version, wanted=wanted),
+        )

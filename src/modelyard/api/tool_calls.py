@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from modelyard.errors import UpstreamInvalid
+from modelyard.errors import N_, UpstreamInvalid
 from modelyard.types.chat import ToolCallDelta
 
 _SIGNS = re.compile(r'[\\"{}\[\]]')
@@ -91,7 +91,7 @@ class ToolCalls:
         if arguments is None:
             arguments = {}
         if not isinstance(arguments, dict):
-            raise UpstreamInvalid(provider=self._source, problem="the arguments of a tool call are no JSON object")
+            raise UpstreamInvalid(provider=self._source, problem=N_("the arguments of a tool call are no JSON object"))
         return arguments
 
     def _odd(self, text: str) -> object:
@@ -100,4 +100,6 @@ class ToolCalls:
             found = json.loads(text)
             return orjson.Fragment(json.dumps(found, allow_nan=False)) if isinstance(found, dict) else found
         except (ValueError, RecursionError):
-            raise UpstreamInvalid(provider=self._source, problem="the arguments of a tool call are not JSON") from None
+            raise UpstreamInvalid(
+                provider=self._source, problem=N_("the arguments of a tool call are not JSON")
+            ) from None

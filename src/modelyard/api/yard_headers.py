@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from modelyard.clock import Clock
-from modelyard.errors import BadRequest, DeadlineExceeded, LoopDetected
+from modelyard.errors import N_, BadRequest, DeadlineExceeded, LoopDetected, said
 from modelyard.providers.ticket import Ticket
 
 from .bodies import invalid
@@ -29,7 +29,7 @@ def take_headers(headers: Iterable[tuple[bytes, bytes]], ticket: Ticket) -> None
     for name, value in headers:
         if name.startswith(_OURS) or name == _SESSION:
             if name in found:
-                raise _refused(name, "it is there more than once")
+                raise _refused(name, N_("it is there more than once"))
             found[name] = value
     if found:
         _take(found, ticket)
@@ -40,13 +40,13 @@ def _take(found: dict[bytes, bytes], ticket: Ticket) -> None:
         ticket.wait_s_max = _number(b"x-modelyard-wait-seconds", value, "seconds, such as 0 or 2.5")
     if (value := found.get(b"x-modelyard-hops")) is not None:
         if not _COUNT.fullmatch(value):
-            raise _refused(b"x-modelyard-hops", "it is a number of servers")
+            raise _refused(b"x-modelyard-hops", N_("it is a number of servers"))
         ticket.hops = int(value)
         if ticket.hops > HOPS_MAX:
             raise LoopDetected(hops=ticket.hops)
     if (value := found.get(b"x-modelyard-retry")) is not None:
         if value not in (b"0", b"1"):
-            raise _refused(b"x-modelyard-retry", "it is 0 or 1")
+            raise _refused(b"x-modelyard-retry", N_("it is 0 or 1"))
         ticket.is_retry = value == b"1"
     for name in (_SESSION, b"x-modelyard-session"):
         if (value := found.get(name)) is not None:
@@ -60,14 +60,17 @@ def _take(found: dict[bytes, bytes], ticket: Ticket) -> None:
 
 def _number(name: bytes, value: bytes, of: str) -> float:
     if not _SECONDS.fullmatch(value):
-        raise _refused(name, f"it is a number of {of}")
+        raise _refused(name, said("it is a number of {of}", of=of))
     return float(value)
 
 
 def _session(name: bytes, value: bytes) -> str:
     text = value.decode("latin-1")
     if not text or len(text) > SESSION_CHARS_MAX or not text.isprintable():
-        raise _refused(name, f"it is a text of up to {SESSION_CHARS_MAX} printable characters")
+        raise _refused(
+            name,
+            said("it is a text of up to {session_chars_max} printable characters", session_chars_max=SESSION_CHARS_MAX),
+        )
     return text
 
 

@@ -14,13 +14,7 @@ import msgspec
 from modelyard.client.ollama_lines import Lines, LineTooLong
 from modelyard.client.ollama_questions import Kind, Question
 from modelyard.diagnosis import is_oom_error
-from modelyard.errors import (
-    N_,
-    OllamaConnectionError,
-    OllamaError,
-    OllamaModelNotFoundError,
-    OllamaServiceError,
-)
+from modelyard.errors import N_, OllamaConnectionError, OllamaError, OllamaModelNotFoundError, OllamaServiceError, said
 
 Value = TypeVar("Value")
 BODY_BYTES_MAX = 64 * 1024**2
@@ -108,7 +102,8 @@ class Reply:
         return OllamaServiceError(
             N_("{url} answered with status {status}: {problem}"),
             hints=advice or _HINTS.get(self._status, () if problem else None),
-            url=self.url, status=self._status, problem=problem or f"{self.question.path} is not served as Ollama does",
+            url=self.url, status=self._status,
+            problem=problem or said("{path} is not served as Ollama does", path=self.question.path),
         )  # fmt: skip
 
     def invalid(self, what: str) -> OllamaServiceError:
@@ -151,7 +146,7 @@ def member(answer: Mapping[str, Any], name: str, kind: type[Value], url: str) ->
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as problem:
-        raise invalid(url, f"no {name} of a known shape") from problem
+        raise invalid(url, said("no {name} of a known shape", name=name)) from problem
 
 
 def text_piece(url: str, chunk: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def client_arguments(settings: OllamaSettings, key: str | None, language: str | 
         headers["accept-language"] = language.replace("_", "-")
     if key := (key or "").strip():
         if not (key.isascii() and key.isprintable()):
-            raise ConfigError(where="key", problem="it has characters that no key has", hints=())
+            raise ConfigError(where="key", problem=N_("it has characters that no key has"), hints=())
         headers["authorization"] = f"Bearer {key}"
     return {
         "base_url": settings.ollama_base_url,

@@ -16,6 +16,7 @@ from modelyard.config.node_settings import DeviceName
 from modelyard.config.secrets import Hidden
 from modelyard.config.section import Section
 from modelyard.config.values import Bytes, NoneText
+from modelyard.errors import N_, said
 from modelyard.types.model import ModelRef
 from modelyard.types.placeholders import placeholders
 
@@ -29,13 +30,13 @@ def _split(value: object) -> object:
     try:
         return shlex.split(value)
     except ValueError as problem:
-        raise ValueError("its quotes do not match") from problem
+        raise ValueError(N_("its quotes do not match")) from problem
 
 
 def _checked(parts: tuple[str, ...]) -> tuple[str, ...]:
     for part in parts:
         if "\0" in part:
-            raise ValueError("a command holds no NUL")
+            raise ValueError(N_("a command holds no NUL"))
     _known(parts)
     return parts
 
@@ -43,14 +44,20 @@ def _checked(parts: tuple[str, ...]) -> tuple[str, ...]:
 def _known(texts: tuple[str, ...]) -> None:
     for name in sorted(placeholders(texts) - set(PLACEHOLDERS)):
         known = ", ".join(f"{{{one}}}" for one in PLACEHOLDERS)
-        raise ValueError(f"there is no placeholder {{{name}}}, only {known}; the text itself is written {{{{{name}}}}}")
+        raise ValueError(
+            said(
+                "there is no placeholder {{{name}}}, only {known}; the text itself is written {{{{{name}}}}}",
+                name=name,
+                known=known,
+            )
+        )
 
 
 def _program(parts: tuple[str, ...]) -> tuple[str, ...]:
     if not parts or not parts[0].strip():
-        raise ValueError("it names no program")
+        raise ValueError(N_("it names no program"))
     if placeholders(parts[:1]):
-        raise ValueError("the program itself is no placeholder")
+        raise ValueError(N_("the program itself is no placeholder"))
     return parts
 
 
@@ -63,7 +70,7 @@ def _as_text(value: object) -> object:
 
 def _value(value: str | SecretStr) -> str | SecretStr:
     if "\0" in (value if isinstance(value, str) else value.get_secret_value()):
-        raise ValueError("a variable holds no NUL")
+        raise ValueError(N_("a variable holds no NUL"))
     if isinstance(value, str):
         _known((value,))
     return value
@@ -71,13 +78,13 @@ def _value(value: str | SecretStr) -> str | SecretStr:
 
 def _variable(name: str) -> str:
     if name.startswith(OWN_VARIABLES):
-        raise ValueError(f"names that begin with {OWN_VARIABLES} are ours")
+        raise ValueError(said("names that begin with {own_variables} are ours", own_variables=OWN_VARIABLES))
     return name
 
 
 def _model_name(name: str) -> str:
     if "@" in name:
-        raise ValueError("a name with @ is a copy at another node")
+        raise ValueError(N_("a name with @ is a copy at another node"))
     ModelRef.parse(name)
     return name
 
@@ -147,13 +154,13 @@ class CommandSettings(Section):
         started_with = placeholders((*self.command, *plain))
         used = started_with | placeholders(self.stop_command)
         if "port" in used and "socket" in used:
-            raise ValueError("it listens on {port} or on {socket}, not on both")
+            raise ValueError(N_("it listens on {port} or on {socket}, not on both"))
         if not started_with & {"port", "socket"}:
-            raise ValueError("nothing tells it where to listen: command needs {port} or {socket}")
+            raise ValueError(N_("nothing tells it where to listen: command needs {port} or {socket}"))
         if "token" in used and "socket" in used:
-            raise ValueError("on a {socket} nobody else reaches it: it needs no {token}")
+            raise ValueError(N_("on a {socket} nobody else reaches it: it needs no {token}"))
         if "token" in used and "token" not in started_with:
-            raise ValueError("only stop_command holds {token}")
+            raise ValueError(N_("only stop_command holds {token}"))
         if "model_path" in used and not self.model_path:
-            raise ValueError("it uses {model_path}, and model_path is not given")
+            raise ValueError(N_("it uses {model_path}, and model_path is not given"))
         return self

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from modelyard.config.section import Section
 from modelyard.config.values import Seconds
+from modelyard.errors import said
 
 PHRASE_CHARS_MIN, PHRASE_CHARS_MAX = 3, 500
 PHRASES_MAX = 1000
@@ -15,7 +16,13 @@ PHRASES_MAX = 1000
 
 def _phrase(text: str) -> str:
     if not PHRASE_CHARS_MIN <= len("".join(text.split())) <= PHRASE_CHARS_MAX:
-        raise ValueError(f"a phrase has {PHRASE_CHARS_MIN} to {PHRASE_CHARS_MAX} characters that are not spaces")
+        raise ValueError(
+            said(
+                "a phrase has {phrase_chars_min} to {phrase_chars_max} characters that are not spaces",
+                phrase_chars_min=PHRASE_CHARS_MIN,
+                phrase_chars_max=PHRASE_CHARS_MAX,
+            )
+        )
     return text
 
 

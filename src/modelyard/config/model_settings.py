@@ -12,6 +12,7 @@ from modelyard.config.command_settings import CommandName, CommandSettings
 from modelyard.config.echo import EchoSettings
 from modelyard.config.section import Section
 from modelyard.config.values import Bytes, NoneText, Ttl
+from modelyard.errors import N_, said
 
 LADDER_FIELDS = ("context_length", "n_batch", "kv_type", "n_gpu_layers", "model")
 
@@ -27,11 +28,13 @@ def _engine_name(value: object) -> object:
 def _ladder_step(text: str) -> str:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not value or name not in LADDER_FIELDS:
-        raise ValueError(f"a step is one of {', '.join(LADDER_FIELDS)}, then = and a value")
+        raise ValueError(
+            said("a step is one of {ladder_fields}, then = and a value", ladder_fields=", ".join(LADDER_FIELDS))
+        )
     if name in ("context_length", "n_batch", "n_gpu_layers") and not value.isdecimal():
-        raise ValueError(f"{name} is a whole number")
+        raise ValueError(said("{name} is a whole number", name=name))
     if name == "kv_type" and value not in ("f16", "q8_0", "q4_0"):
-        raise ValueError("kv_type is one of f16, q8_0, q4_0")
+        raise ValueError(N_("kv_type is one of f16, q8_0, q4_0"))
     return f"{name}={value}"
 
 
@@ -149,7 +152,7 @@ class OneOf(Section):
     @model_validator(mode="after")
     def _one(self) -> OneOf:
         if bool(self.warm) == bool(self.first):
-            raise ValueError("an alias for several models is either { warm = [...] } or { first = [...] }")
+            raise ValueError(N_("an alias for several models is either { warm = [...] } or { first = [...] }"))
         return self
 
     @property
@@ -212,7 +215,13 @@ class ModelsSettings(Section):
         for name, options in self.options.items():
             given = options.model_fields_set & (set(LaunchSettings.model_fields) - {"ladder"})
             if given and name.lower() in commands:
-                raise ValueError(f'options."{name}".{min(given)} has no effect on a command; see models.command')
+                raise ValueError(
+                    said(
+                        'options."{name}".{given} has no effect on a command; see models.command',
+                        name=name,
+                        given=min(given),
+                    )
+                )
         return self
 
     def options_for(self, name: str) -> ModelOptions:

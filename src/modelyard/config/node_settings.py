@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Secret
 
 from modelyard.config.section import Section
 from modelyard.config.values import NoneText, Seconds, sendable
+from modelyard.errors import N_, said
 from modelyard.loopback import is_loopback
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -28,39 +29,41 @@ def _url(text: str) -> str:
     except ValueError:
         is_address = False
     if not is_address or any(sign.isspace() or not sign.isprintable() for sign in text):
-        raise ValueError("expected http://HOST:PORT")
+        raise ValueError(N_("expected http://HOST:PORT"))
     if not text.isascii():
-        raise ValueError("an address is ASCII: a name beyond it is written in its xn-- form, a path with % signs")
+        raise ValueError(N_("an address is ASCII: a name beyond it is written in its xn-- form, a path with % signs"))
     if "@" in parts.netloc:
-        raise ValueError("an address holds no user name and no password")
+        raise ValueError(N_("an address holds no user name and no password"))
     if parts.query or parts.fragment:
-        raise ValueError("an address ends with its path")
+        raise ValueError(N_("an address ends with its path"))
     return text.rstrip("/")
 
 
 def _certificates(path: Path) -> Path:
     """A file that a connection can be made with. It is read again then; nothing of it is shown."""
     if not path.is_file():
-        raise ValueError("there is no such file")
+        raise ValueError(N_("there is no such file"))
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except ssl.SSLError:
-        raise ValueError("there are no certificates in this file") from None
+        raise ValueError(N_("there are no certificates in this file")) from None
     except OSError as problem:
-        raise ValueError(f"the file cannot be read: {(problem.strerror or 'not a file').lower()}") from None
+        raise ValueError(
+            said("the file cannot be read: {why}", why=(problem.strerror or "not a file").lower())
+        ) from None
     return path
 
 
 def _own_name(name: str) -> str:
     if name in KINDS:
-        raise ValueError(f"{name} is the name of a kind")
+        raise ValueError(said("{name} is the name of a kind", name=name))
     return name
 
 
 def _fingerprint(text: str) -> str:
     digits = text.replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise ValueError("a fingerprint is the SHA-256 of the certificate: 64 hexadecimal digits")
+        raise ValueError(N_("a fingerprint is the SHA-256 of the certificate: 64 hexadecimal digits"))
     return digits
 
 
@@ -146,15 +149,17 @@ class NodeSettings(Section):
     def _fits(self) -> NodeSettings:
         if self.devices and not self.is_this_machine and not is_loopback(urlsplit(self.url).hostname or ""):
             raise ValueError(
-                "the address is not on this machine; give devices only to a node that shares this machine's memory, "
-                "and say is_this_machine = true if this one does"
+                N_(
+                    "the address is not on this machine; give devices only to a node that shares this machine's "
+                    "memory, and say is_this_machine = true if this one does"
+                )
             )
         if self.devices and self.kind != "ollama":
-            raise ValueError("only an Ollama server can be told to unload models, so only one can share devices")
+            raise ValueError(N_("only an Ollama server can be told to unload models, so only one can share devices"))
         if len(set(self.devices)) < len(self.devices):
-            raise ValueError("a device is named twice")
+            raise ValueError(N_("a device is named twice"))
         if self.kind == "openai" and self.url == OLLAMA_URL:
-            raise ValueError("a server with OpenAI's API needs its url")
+            raise ValueError(N_("a server with OpenAI's API needs its url"))
         return self
 
 
@@ -162,7 +167,7 @@ def _as_list(value: object) -> object:
     """`[nodes.studio]` was how this was written once."""
     if isinstance(value, dict):
         name = next(iter(value), "NAME")
-        raise ValueError(f'nodes are a list: write [[nodes]] and name = "{name}" below it')
+        raise ValueError(said('nodes are a list: write [[nodes]] and name = "{name}" below it', name=name))
     return value
 
 

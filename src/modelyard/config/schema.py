@@ -21,6 +21,7 @@ from modelyard.config.pull_settings import PullSettings
 from modelyard.config.section import Section
 from modelyard.config.sync_settings import SyncSettings
 from modelyard.config.values import Bytes, NoneText, Seconds, Ttl, sendable
+from modelyard.errors import N_, said
 
 KEY_CHARS_MIN = 16
 _HASH_PREFIX = "sha256:"
@@ -91,9 +92,9 @@ class KeySettings(Section):
         if text.startswith(_HASH_PREFIX):
             digest = text.removeprefix(_HASH_PREFIX)
             if len(digest) != 64 or not set(digest.lower()) <= set("0123456789abcdef"):
-                raise ValueError("after sha256: come 64 hexadecimal digits")
+                raise ValueError(N_("after sha256: come 64 hexadecimal digits"))
         elif len(sendable(value).get_secret_value()) < KEY_CHARS_MIN:
-            raise ValueError(f"a key has at least {KEY_CHARS_MIN} characters")
+            raise ValueError(said("a key has at least {key_chars_min} characters", key_chars_min=KEY_CHARS_MIN))
         return value
 
     @property
@@ -212,7 +213,7 @@ class Settings(Section):
     def _distinct(cls, keys: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:
         ids = [key.id for key in keys]
         for twice in {name for name in ids if ids.count(name) > 1}:
-            raise ValueError(f"two keys have the id {twice}")
+            raise ValueError(said("two keys have the id {twice}", twice=twice))
         return keys
 
     @field_validator("nodes")
@@ -220,5 +221,5 @@ class Settings(Section):
     def _distinct_nodes(cls, nodes: NodeList) -> NodeList:
         names = [node.name for node in nodes]
         for twice in {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two nodes have the name {twice}")
+            raise ValueError(said("two nodes have the name {twice}", twice=twice))
         return nodes

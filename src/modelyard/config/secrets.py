@@ -104,7 +104,7 @@ def _from_file(path: Path, where: str, notices: list[Finding]) -> str:
             N_("{where}: the secret in {path} cannot be read: {problem}"),
             where=where,
             path=path,
-            problem=problem.strerror if isinstance(problem, OSError) else "not text",
+            problem=problem.strerror if isinstance(problem, OSError) else N_("not text"),
         ) from None  # a decoding error would carry the secret's bytes
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         notices.append(

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from modelyard.config.section import Section
 from modelyard.config.values import Seconds
+from modelyard.errors import N_
 
 _WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d( UTC([+-]\d{1,2}(:\d{2})?)?)?")
 _CRON_FIELDS = 5
@@ -16,13 +17,13 @@ _CRON_FIELDS = 5
 
 def _window(text: str) -> str:
     if text and not _WINDOW.fullmatch(text):
-        raise ValueError('a window is written like "02:00-06:00 UTC+8"')
+        raise ValueError(N_('a window is written like "02:00-06:00 UTC+8"'))
     return text
 
 
 def _cron(text: str) -> str:
     if len(text.split()) != _CRON_FIELDS:
-        raise ValueError("a cron line has five fields: minute, hour, day, month, day of the week")
+        raise ValueError(N_("a cron line has five fields: minute, hour, day, month, day of the week"))
     return text
 
 

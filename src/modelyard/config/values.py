@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SecretStr
 
+from modelyard.errors import N_
 from modelyard.units import parse_bytes, parse_duration
 
 
@@ -25,9 +26,9 @@ def sendable(key: SecretStr) -> SecretStr:
     """A key that a header can carry. What is wrong with another is said without showing it."""
     text = key.get_secret_value()
     if not text:
-        raise ValueError("the key is empty: there is nothing in its file or variable")
+        raise ValueError(N_("the key is empty: there is nothing in its file or variable"))
     if not (text.isascii() and text.isprintable()):
-        raise ValueError("a key is one line of ASCII characters, since a header carries it")
+        raise ValueError(N_("a key is one line of ASCII characters, since a header carries it"))
     return key
 
 

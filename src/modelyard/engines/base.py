@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from modelyard.errors import N_
 from modelyard.types.address import Address
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Model
@@ -22,7 +23,7 @@ class Choice:
 
 def configured(value: object) -> Choice | None:
     """What the configuration sets, if it does."""
-    return None if value is None else Choice(value, "set in the configuration")
+    return None if value is None else Choice(value, N_("set in the configuration"))
 
 
 @dataclass(frozen=True, slots=True)

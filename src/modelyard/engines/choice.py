@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from modelyard.errors import N_, said
 from modelyard.types.model import Model
 
 ORDER = ("llamacpp", "transformers", "embeddings", "command", "echo")  # what is not named comes after what is
@@ -63,7 +64,12 @@ def _first(ways: Sequence[Model], order: Sequence[str], installed: Callable[[str
     passed: list[str] = []
     for model in ranked:
         if not model.problem and installed(model.engine):
-            said = f"{model.engine} comes first" if model.engine in order else f"{model.engine} is the default"
-            return model, f"{said}, and the folder has both formats" if not passed else "; ".join(passed)
-        passed.append(f"{model.engine}: {model.problem or 'it is not installed'}")
+            return model, "; ".join(passed) or _of_both(model.engine, is_named=model.engine in order)
+        passed.append(f"{model.engine}: {model.problem or N_('it is not installed')}")
     return ranked[0], "; ".join(passed)
+
+
+def _of_both(engine: str, *, is_named: bool) -> str:
+    if is_named:
+        return said("{engine} comes first, and the folder has both formats", engine=engine)
+    return said("{engine} is the default, and the folder has both formats", engine=engine)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from modelyard.engines.base import LaunchOptions, WorkerCommand
 from modelyard.engines.environment import scrubbed
-from modelyard.errors import LoadFailed
+from modelyard.errors import N_, LoadFailed
 from modelyard.types.address import LOOPBACK, LoopbackPort
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Capability, Model
@@ -164,7 +164,7 @@ class Command:
     def _recipe(self, model: Model) -> CommandRecipe:
         recipe = self._recipes.get(model.name)
         if recipe is None:
-            raise LoadFailed(model=model.name, problem="its command is no longer configured")
+            raise LoadFailed(model=model.name, problem=N_("its command is no longer configured"))
         return recipe
 
     def _free_port(self) -> int:

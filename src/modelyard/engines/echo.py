@@ -14,6 +14,7 @@ from pathlib import Path
 from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand
 from modelyard.engines.echo_settings import EchoSettings
 from modelyard.engines.environment import scrubbed
+from modelyard.errors import N_
 from modelyard.types.memory import RAM, Footprint
 from modelyard.types.model import Capability, Model
 
@@ -52,7 +53,7 @@ class Echo:
 
     def options(self, model: Model) -> LaunchOptions:
         settings = EchoSettings.parse(model.metadata)
-        script = Choice(settings.slots, "the model's script")
+        script = Choice(settings.slots, N_("the model's script"))
         return LaunchOptions(settings.slots, settings.context_length, reasons={"slots": script.reason})
 
     async def footprint(self, model: Model, options: LaunchOptions) -> Footprint:

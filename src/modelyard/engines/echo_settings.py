@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from modelyard.errors import ConfigError
+from modelyard.errors import N_, ConfigError
 
 _MIB = 1024**2
 
@@ -52,7 +52,7 @@ class EchoSettings:
         known = {field.name: str(field.type) for field in fields(cls)}
         for name, value in values.items():
             if name not in known:
-                raise ConfigError(where=f"echo setting {name}", problem="there is no such setting")
+                raise ConfigError(where=f"echo setting {name}", problem=N_("there is no such setting"))
             if not _fits(value, known[name]):
                 raise ConfigError(where=f"echo setting {name}", problem=f"expected {known[name]}")
         return cls(**values)  # type: ignore[arg-type]  # checked above, by name

@@ -14,6 +14,7 @@ from modelyard.engines import hardware as choose
 from modelyard.engines.base import Choice, LaunchOptions, configured
 from modelyard.engines.hardware import PREFILL_OPERATIONS_PER_CORE_S, Hardware
 from modelyard.engines.torch_recipe import CPU, NUMBER_BYTES, TorchRecipe
+from modelyard.errors import N_, said
 from modelyard.memory.footprint_torch import TorchShape
 from modelyard.types.memory import RAM
 from modelyard.types.model import Capability, Model
@@ -38,16 +39,16 @@ class Embeddings(TorchRecipe):
         device = self.device(given)
         is_gpu = device.value != CPU
         longest = model.context_length or CONTEXT_UNKNOWN_TOKENS
-        context = configured(given.context_length) or Choice(longest, "all the model was trained for")
+        context = configured(given.context_length) or Choice(longest, N_("all the model was trained for"))
         if cast(int, context.value) > longest:
-            context = Choice(longest, "the model was trained for no more")
+            context = Choice(longest, N_("the model was trained for no more"))
         chosen = {
             "device": device,
             "dtype": configured(given.dtype) or _dtype(model, is_gpu=is_gpu),
             "threads": configured(given.threads) or choose.threads(machine),
             "n_batch": configured(given.n_batch) or batch_tokens(machine, model.parameter_count, is_gpu=is_gpu),
         }
-        slots = configured(given.slots) or Choice(SLOTS, "batches of several requests take turns")
+        slots = configured(given.slots) or Choice(SLOTS, N_("batches of several requests take turns"))
         reasons = {name: choice.reason for name, choice in chosen.items()}
         return LaunchOptions(
             slots=cast(int, slots.value),
@@ -78,14 +79,21 @@ class Embeddings(TorchRecipe):
 def batch_tokens(machine: Hardware, parameter_count: int | None, *, is_gpu: bool) -> Choice:
     """Tokens computed at once: as many as take about a second, since nobody else has a turn meanwhile."""
     if is_gpu:
-        return Choice(BATCH_TOKENS_GPU, "a GPU is present")
+        return Choice(BATCH_TOKENS_GPU, N_("a GPU is present"))
     per_s = machine.cores * PREFILL_OPERATIONS_PER_CORE_S / (2 * max(parameter_count or 0, 1_000_000))
     fitting = 2 ** int(math.log2(max(1.0, per_s * BATCH_S_MAX)))
     tokens = min(BATCH_TOKENS_MAX, max(BATCH_TOKENS_MIN, fitting))
-    return Choice(tokens, f"about {per_s:.0f} tokens a second, and a batch should end within {BATCH_S_MAX:g} s")
+    return Choice(
+        tokens,
+        said(
+            "about {per_s} tokens a second, and a batch should end within {batch_s_max} s",
+            per_s=f"{per_s:.0f}",
+            batch_s_max=f"{BATCH_S_MAX:g}",
+        ),
+    )
 
 
 def _dtype(model: Model, *, is_gpu: bool) -> Choice:
     if model.quantization in NUMBER_BYTES and (is_gpu or model.quantization == "float32"):
-        return Choice(model.quantization, "as its configuration says")
-    return Choice("float32", "a processor is slow with smaller numbers")
+        return Choice(model.quantization, N_("as its configuration says"))
+    return Choice("float32", N_("a processor is slow with smaller numbers"))

@@ -19,6 +19,7 @@ import psutil
 
 from modelyard.engines.base import Choice
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
+from modelyard.errors import N_, said
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROBE_S = 20.0
@@ -53,42 +54,56 @@ class Hardware:
 def threads(hardware: Hardware) -> Choice:
     """One thread per physical core we may use: more only wait for one another."""
     if hardware.cpu_quota is not None and hardware.cpu_quota < hardware.physical_cores:
-        return Choice(hardware.cores, f"{hardware.cpu_quota:g} of {hardware.physical_cores} cores are allowed")
-    return Choice(hardware.cores, f"{hardware.physical_cores} physical cores")
+        return Choice(
+            hardware.cores,
+            said(
+                "{cpu_quota} of {physical_cores} cores are allowed",
+                cpu_quota=f"{hardware.cpu_quota:g}",
+                physical_cores=hardware.physical_cores,
+            ),
+        )
+    return Choice(hardware.cores, said("{physical_cores} physical cores", physical_cores=hardware.physical_cores))
 
 
 def slots(hardware: Hardware) -> Choice:
     """Requests served at once: they share the processor, so few without a GPU."""
     if hardware.gpus:
-        return Choice(SLOTS_MAX, "a GPU is present")
-    return Choice(min(SLOTS_MAX, max(2, hardware.cores // 2)), f"{hardware.cores} cores and no GPU")
+        return Choice(SLOTS_MAX, N_("a GPU is present"))
+    return Choice(min(SLOTS_MAX, max(2, hardware.cores // 2)), said("{cores} cores and no GPU", cores=hardware.cores))
 
 
 def context_length(hardware: Hardware, trained: int | None) -> Choice:
     """Tokens per slot: memory for them is taken whether used or not."""
     wanted = CONTEXT_TOKENS_GPU if hardware.gpus else CONTEXT_TOKENS
     if trained is not None and trained <= wanted:
-        return Choice(trained, "all the model was trained for")
-    return Choice(wanted, "the default with a GPU" if hardware.gpus else "the default without a GPU")
+        return Choice(trained, N_("all the model was trained for"))
+    return Choice(wanted, N_("the default with a GPU") if hardware.gpus else N_("the default without a GPU"))
 
 
 def batch_tokens(hardware: Hardware, parameter_count: int | None) -> Choice:
     """Prompt tokens per step: as many as are computed within a second, since a step cannot be interrupted."""
     if hardware.gpus:
-        return Choice(BATCH_TOKENS_GPU, "a GPU is present")
+        return Choice(BATCH_TOKENS_GPU, N_("a GPU is present"))
     if not parameter_count:
-        return Choice(BATCH_TOKENS_MAX // 4, "the model's size is not known")
+        return Choice(BATCH_TOKENS_MAX // 4, N_("the model's size is not known"))
     per_s = hardware.cores * PREFILL_OPERATIONS_PER_CORE_S / (2 * parameter_count)
     fitting = 2 ** int(math.log2(max(1.0, per_s * BATCH_S_MAX)))
     chosen = min(BATCH_TOKENS_MAX, max(BATCH_TOKENS_MIN, fitting))
-    return Choice(chosen, f"about {per_s:.0f} prompt tokens a second, and a step should end within {BATCH_S_MAX:g} s")
+    return Choice(
+        chosen,
+        said(
+            "about {per_s} prompt tokens a second, and a step should end within {batch_s_max} s",
+            per_s=f"{per_s:.0f}",
+            batch_s_max=f"{BATCH_S_MAX:g}",
+        ),
+    )
 
 
 def gpu_layers(hardware: Hardware) -> Choice:
     """Everything on the GPU, or nothing."""
     if hardware.gpus:
-        return Choice(GPU_LAYERS_ALL, "all layers: a GPU is present")
-    return Choice(0, "no GPU the engine can use")
+        return Choice(GPU_LAYERS_ALL, N_("all layers: a GPU is present"))
+    return Choice(0, N_("no GPU the engine can use"))
 
 
 def read_hardware(gpus: tuple[str, ...] = (), cgroups: Path = CGROUPS) -> Hardware:

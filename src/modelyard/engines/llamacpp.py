@@ -20,7 +20,7 @@ from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand, configu
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.llamacpp_oracle import ask
-from modelyard.errors import ModelFileError
+from modelyard.errors import N_, ModelFileError
 from modelyard.memory.footprint import CacheType, LoadShape, predict
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Capability, Model
@@ -29,7 +29,7 @@ from modelyard.units import MIB
 NAME = "llamacpp"
 PROMPT_CACHE_BYTES = 128 * MIB  # the engine's own default is 8 GiB, unseen
 ORACLES_MAX = 2  # each is a process of 60 MiB
-EXACT, PROMPT_CACHE = Choice("f16", "exact"), Choice(PROMPT_CACHE_BYTES, "the default")
+EXACT, PROMPT_CACHE = Choice("f16", N_("exact")), Choice(PROMPT_CACHE_BYTES, N_("the default"))
 CHECKPOINTS_PER_SLOT = 2  # the engine's own default is 32
 
 
@@ -93,9 +93,9 @@ class LlamaCpp:
         }
         context = cast(int, chosen["context_length"].value)
         if model.context_length is not None and context > model.context_length:
-            chosen["context_length"] = Choice(model.context_length, "the model was trained for no more")
+            chosen["context_length"] = Choice(model.context_length, N_("the model was trained for no more"))
         if model.purpose != "chat":  # an input must fit into one step
-            chosen["n_batch"] = Choice(chosen["context_length"].value, "embeddings are computed in one step")
+            chosen["n_batch"] = Choice(chosen["context_length"].value, N_("embeddings are computed in one step"))
         values = {name: choice.value for name, choice in chosen.items() if name not in ("context_length", "slots")}
         return LaunchOptions(
             slots=cast(int, chosen["slots"].value),
@@ -117,7 +117,7 @@ class LlamaCpp:
     def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
         """The formula over the header's facts."""
         if model.facts is None:
-            raise ModelFileError(path=model.name, problem="its header says nothing about memory")
+            raise ModelFileError(path=model.name, problem=N_("its header says nothing about memory"))
         return predict(model.facts, self._shape(model, options))
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
@@ -183,7 +183,7 @@ def _number(value: object) -> int:
 
 
 def _slots(machine: Hardware, model: Model) -> Choice:
-    return Choice(1, "one batch of inputs at a time") if model.purpose != "chat" else choose.slots(machine)
+    return Choice(1, N_("one batch of inputs at a time")) if model.purpose != "chat" else choose.slots(machine)
 
 
 def _projector(model: Model) -> Path | None:

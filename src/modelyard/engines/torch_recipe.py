@@ -18,7 +18,7 @@ from modelyard.engines.base import Choice, LaunchOptions, WorkerCommand, configu
 from modelyard.engines.environment import DEVICE_ORDER, scrubbed
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.installed import is_missing, version_of
-from modelyard.errors import EngineMissing, LoadFailed, ModelFileError
+from modelyard.errors import N_, EngineMissing, LoadFailed, ModelFileError, said
 from modelyard.memory.footprint_torch import TorchShape, predict_torch
 from modelyard.types.memory import Footprint
 from modelyard.types.model import Model
@@ -82,7 +82,7 @@ class TorchRecipe(ABC):
     def estimate(self, model: Model, options: LaunchOptions) -> Footprint:
         """The formula over the facts of the folder."""
         if model.facts is None:
-            raise ModelFileError(path=model.name, problem="its headers say nothing about memory")
+            raise ModelFileError(path=model.name, problem=N_("its headers say nothing about memory"))
         return predict_torch(model.facts, self.shape(model, options))
 
     def command(self, model: Model, options: LaunchOptions, socket: Path) -> WorkerCommand:
@@ -126,7 +126,9 @@ class TorchRecipe(ABC):
             )  # fmt: skip
         device = str(options.values["device"])
         if device != CPU and device not in self.hardware.gpus:
-            raise LoadFailed(model=model.name, problem=f"there is no {device} that this PyTorch can use")
+            raise LoadFailed(
+                model=model.name, problem=said("there is no {device} that this PyTorch can use", device=device)
+            )
 
     # ---- what recipes choose with ----
 
@@ -138,5 +140,5 @@ class TorchRecipe(ABC):
         if (given := configured(overrides.device)) is not None:
             return given
         if self.hardware.gpus:
-            return Choice(self.hardware.gpus[0], "a GPU is present")
-        return Choice(CPU, "no GPU that this PyTorch can use")
+            return Choice(self.hardware.gpus[0], N_("a GPU is present"))
+        return Choice(CPU, N_("no GPU that this PyTorch can use"))

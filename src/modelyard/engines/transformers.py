@@ -14,7 +14,7 @@ from modelyard.engines.base import Choice, LaunchOptions, configured
 from modelyard.engines.hardware import Hardware
 from modelyard.engines.installed import is_missing
 from modelyard.engines.torch_recipe import CPU, NUMBER_BYTES, TorchRecipe
-from modelyard.errors import EngineMissing
+from modelyard.errors import N_, EngineMissing, said
 from modelyard.memory.footprint_torch import BLOCK_TOKENS, TorchShape, blocks_for
 from modelyard.types.memory import RAM
 from modelyard.types.model import Model
@@ -43,20 +43,21 @@ class Transformers(TorchRecipe):
         machine = self.hardware if device.value != CPU else Hardware(*_cores(self.hardware))
         context = configured(given.context_length) or choose.context_length(machine, model.context_length)
         if model.context_length is not None and cast(int, context.value) > model.context_length:
-            context = Choice(model.context_length, "the model was trained for no more")
+            context = Choice(model.context_length, N_("the model was trained for no more"))
         if given.kv_blocks is not None and cast(int, context.value) > given.kv_blocks * BLOCK_TOKENS:
-            context = Choice(given.kv_blocks * BLOCK_TOKENS, "kv_blocks hold no more")
+            context = Choice(given.kv_blocks * BLOCK_TOKENS, N_("kv_blocks hold no more"))
         chosen = {
             "device": device,
             "dtype": configured(given.dtype) or _dtype(model),
             "threads": configured(given.threads) or choose.threads(machine),
             "n_batch": configured(given.n_batch) or choose.batch_tokens(machine, model.parameter_count),
-            "kv_blocks": configured(given.kv_blocks) or Choice(AUTO, f"of {BLOCK_TOKENS} tokens, as the slots need"),
+            "kv_blocks": configured(given.kv_blocks)
+            or Choice(AUTO, said("of {block_tokens} tokens, as the slots need", block_tokens=BLOCK_TOKENS)),
         }
         if given.quantization is not None:
-            chosen["quantization"] = Choice(given.quantization, "set in the configuration")
+            chosen["quantization"] = Choice(given.quantization, N_("set in the configuration"))
         if model.metadata.get("runs_code"):
-            chosen["runs_code"] = Choice(True, "its folder is one of models.code_folders")
+            chosen["runs_code"] = Choice(True, N_("its folder is one of models.code_folders"))
         slots = configured(given.slots) or choose.slots(machine)
         reasons = {name: choice.reason for name, choice in chosen.items()}
         return LaunchOptions(
@@ -105,8 +106,8 @@ def _cores(machine: Hardware) -> tuple[int, float | None]:
 
 def _dtype(model: Model) -> Choice:
     if model.quantization in NUMBER_BYTES:
-        return Choice(model.quantization, "as its configuration says")
-    return Choice(AUTO, "the library decides: it is stored in a format of its own")
+        return Choice(model.quantization, N_("as its configuration says"))
+    return Choice(AUTO, N_("the library decides: it is stored in a format of its own"))
 
 
 def _batch(options: LaunchOptions) -> int:

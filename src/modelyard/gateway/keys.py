@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from modelyard.errors import ConfigError
+from modelyard.errors import N_, ConfigError, said
 
 SECRET_CHARS_MIN = 8
 SECRET_CHARS_MAX = 512
@@ -78,7 +78,7 @@ class KeyRing:
         ids: set[str] = set()
         for entry in entries:
             if not entry.id.isprintable() or not 0 < len(entry.id) <= 64 or entry.id in ids:
-                raise ConfigError(where="keys", problem="every key needs an id of 1 to 64 characters of its own")
+                raise ConfigError(where="keys", problem=N_("every key needs an id of 1 to 64 characters of its own"))
             ids.add(entry.id)
             self._add(entry)
 
@@ -103,7 +103,7 @@ class KeyRing:
     def _add(self, entry: KeyEntry) -> None:
         digest = self._digest(_sha256_of(entry))
         if digest in self._callers:
-            raise ConfigError(where=f"keys.{entry.id}", problem="another key has the same secret")
+            raise ConfigError(where=f"keys.{entry.id}", problem=N_("another key has the same secret"))
         rights = frozenset(Right(right) for right in entry.rights)
         if Right.ADMIN in rights:
             rights |= _ADMIN_IMPLIES
@@ -140,8 +140,15 @@ def _sha256_of(entry: KeyEntry) -> bytes:
         except ValueError:
             digest = b""
         if len(digest) != hashlib.sha256().digest_size:
-            raise ConfigError(where=where, problem="sha256: must be followed by 64 hexadecimal digits")
+            raise ConfigError(where=where, problem=N_("sha256: must be followed by 64 hexadecimal digits"))
         return digest
     if not SECRET_CHARS_MIN <= len(entry.secret) <= SECRET_CHARS_MAX:
-        raise ConfigError(where=where, problem=f"a secret has {SECRET_CHARS_MIN} to {SECRET_CHARS_MAX} characters")
+        raise ConfigError(
+            where=where,
+            problem=said(
+                "a secret has {secret_chars_min} to {secret_chars_max} characters",
+                secret_chars_min=SECRET_CHARS_MIN,
+                secret_chars_max=SECRET_CHARS_MAX,
+            ),
+        )
     return _sha256(entry.secret)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.errors import ModelFileError
+from modelyard.errors import N_, ModelFileError
 from modelyard.types.facts import ModelFacts
 from modelyard.types.model import Capability, Model
 
@@ -76,11 +76,11 @@ def unservable(header: GgufHeader) -> str:
     if kind in NOT_SERVED:
         return NOT_SERVED[kind]
     if not header.tensors:
-        return "it has no weights"
+        return N_("it has no weights")
     architecture = header.text("general.architecture")
     if header.count(f"{architecture}.pooling_type") == POOLING_RANK and not _has_rank_head(header):
-        return "it says that it ranks, and has no head for that"
-    return "" if architecture else "its header names no architecture"
+        return N_("it says that it ranks, and has no head for that")
+    return "" if architecture else N_("its header names no architecture")
 
 
 def capabilities_of(header: GgufHeader, *, has_projector: bool = False) -> frozenset[Capability]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from modelyard.errors import N_, said
 from modelyard.types.facts import LayerFacts, ModelFacts
 
 from .header import GgufHeader
@@ -32,7 +33,7 @@ def facts_of(header: GgufHeader, *, projector_bytes: int = 0) -> ModelFacts:
     values = _Numbers(header)
     count = values.number("block_count")
     if not 1 <= count <= LAYER_COUNT_MAX:
-        raise ValueError(f"its header says it has {count} layers")
+        raise ValueError(said("its header says it has {count} layers", count=count))
     layer_bytes: dict[int, int] = defaultdict(int)
     layer_parts: dict[int, set[str]] = defaultdict(set)
     outside: dict[str, int] = {}
@@ -44,7 +45,7 @@ def facts_of(header: GgufHeader, *, projector_bytes: int = 0) -> ModelFacts:
             layer_bytes[index] += tensor.size_bytes
             layer_parts[index].add(part)
     if layer_bytes and max(layer_bytes) >= LAYER_COUNT_MAX:
-        raise ValueError(f"it has a layer number {max(layer_bytes)}")
+        raise ValueError(said("it has a layer number {number}", number=max(layer_bytes)))
     layers = tuple(
         _layer(values, index, count, layer_parts[index], layer_bytes[index])
         for index in range(max([count, *(number + 1 for number in layer_bytes)]))
@@ -75,7 +76,7 @@ class _Numbers:
         self.architecture = header.text("general.architecture")
         self._header = header
         if not self.architecture:
-            raise ValueError("its header names no architecture")
+            raise ValueError(N_("its header names no architecture"))
 
     def number(self, key: str, default: int = 0) -> int:
         """A whole number; of a per-layer array, the largest."""
@@ -101,7 +102,7 @@ class _Numbers:
         if not isinstance(value, int):
             return default
         if not 0 <= value <= NUMBER_MAX:
-            raise ValueError(f"its {key} is {value}")
+            raise ValueError(said("its {key} is {value}", key=key, value=value))
         return int(value)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.errors import ModelFileError
+from modelyard.errors import N_, ModelFileError, said
 from modelyard.types.facts import LayerFacts, ModelFacts
 from modelyard.types.model import Capability, Model
 
@@ -100,7 +100,7 @@ def describe_folder(name: str, folder: Path, *, may_run_code: bool = False) -> M
     except ModelFileError as damage:
         return replace(common, problem=str(damage.fields["problem"]), identity=common.identity or name)
     except OSError as failure:
-        problem = f"cannot be read: {failure.strerror or failure}"
+        problem = said("cannot be read: {failure}", failure=failure.strerror or failure)
         return replace(common, problem=problem, identity=common.identity or name)
     except ValueError as failure:
         return replace(common, problem=str(failure), identity=common.identity or name)
@@ -112,7 +112,7 @@ def facts_of_config(config: Config, tensors: Iterable[StoredTensor]) -> ModelFac
     inner: Config = {**config, **text} if isinstance(text, dict) else config
     count = _number(inner, "num_hidden_layers", "n_layer", "num_layers")
     if not 1 <= count <= LAYER_COUNT_MAX:
-        raise ValueError(f"its configuration says it has {count} layers")
+        raise ValueError(said("its configuration says it has {count} layers", count=count))
     width = _number(inner, "hidden_size", "n_embd", "d_model")
     heads = _number(inner, "num_attention_heads", "n_head") or 1
     weight_bytes = WEIGHT_BYTES.get(kept_as(config, tensors))
@@ -176,7 +176,7 @@ def _for_vectors(common: Model, folder: Path, config: Config, able: frozenset[Ca
         raise ValueError(problem)
     labels = config.get("id2label")
     if Capability.RERANK in able and isinstance(labels, dict) and len(labels) != 1:
-        raise ValueError(f"it sorts texts into {len(labels)} kinds, which no request asks for")
+        raise ValueError(said("it sorts texts into {count} kinds, which no request asks for", count=len(labels)))
     lengths = config.get("matryoshka_dimensions")
     if isinstance(lengths, list) and lengths and all(isinstance(length, int) for length in lengths):
         common = replace(common, metadata={**common.metadata, "matryoshka_dimensions": tuple(lengths)})
@@ -200,7 +200,7 @@ def _problem(folder: Path, files: tuple[Path, ...], config: Config, *, may_run_c
         wanted = {str(part) for part in parts.values()} if isinstance(parts, dict) else set()
         missing = sorted(wanted - {path.name for path in files})
         if missing:
-            return f"part {missing[0][:100]!a} is missing"
+            return said("part {missing} is missing", missing=f"{missing[0][:100]!a}")
     return ""
 
 
@@ -248,7 +248,7 @@ def _windows(config: Config, count: int) -> list[int]:
 def _classes(config: Config) -> list[str]:
     named = config.get("architectures") or []
     if not isinstance(named, list):
-        raise ValueError("its configuration does not name its classes as a list")
+        raise ValueError(N_("its configuration does not name its classes as a list"))
     return [str(name) for name in named]
 
 
@@ -263,7 +263,7 @@ def _number(config: Config, *names: str) -> int:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             if not 0 <= value <= NUMBER_MAX:
-                raise ValueError(f"its configuration has an impossible {name}")
+                raise ValueError(said("its configuration has an impossible {name}", name=name))
             return value
     return 0
 
@@ -272,11 +272,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         raw = file.read(CONFIG_MAX_BYTES + 1)
     if len(raw) > CONFIG_MAX_BYTES:
-        raise ValueError(f"{path.name} is too large")
+        raise ValueError(said("{name} is too large", name=path.name))
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path.name} is not JSON") from problem
+        raise ValueError(said("{name} is not JSON", name=path.name)) from problem
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
+        raise ValueError(said("{name} is not a JSON object", name=path.name))
     return value

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from modelyard.errors import ModelFileError
+from modelyard.errors import N_, ModelFileError, said
 
 from .header import TENSOR_TYPES, GgufHeader, Skipped, TensorInfo, Value, product_of
 
@@ -48,7 +48,7 @@ def read_header(path: Path) -> GgufHeader:
         with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
-                raise _Damaged("it is not a regular file")
+                raise _Damaged(N_("it is not a regular file"))
             return _Reader(file, file_bytes=about.st_size).header()
     except _Damaged as damage:
         raise ModelFileError(path=str(path), problem=str(damage)) from None
@@ -64,7 +64,7 @@ def read_split_header(paths: Sequence[Path]) -> GgufHeader:
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     stated = whole.count("split.tensors.count")
     if len(names) != len(tensors) or (stated is not None and stated != len(tensors)):
-        raise ModelFileError(path=str(paths[0]), problem="its parts do not belong together")
+        raise ModelFileError(path=str(paths[0]), problem=N_("its parts do not belong together"))
     digest = hashlib.blake2b("".join(header.digest for header in headers).encode(), digest_size=16).hexdigest()
     size = sum(header.file_bytes for header in headers)
     return GgufHeader(whole.version, whole.values, tensors, whole.data_offset, size, digest)
@@ -99,11 +99,11 @@ class _Reader:
         for _n in range(value_count):
             key = self._key()
             if key in values:
-                raise _Damaged(f"the value {_shown(key)} is there twice")
+                raise _Damaged(said("the value {key} is there twice", key=_shown(key)))
             values[key] = self._value(key, self._number("<I"))
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 8 <= alignment <= ALIGNMENT_MAX_BYTES or alignment & (alignment - 1):
-            raise _Damaged("its alignment is not a power of two between 8 and 65536")
+            raise _Damaged(N_("its alignment is not a power of two between 8 and 65536"))
         tensors = tuple(self._tensors(tensor_count, alignment))
         position = self._position
         data_offset = position + -position % alignment
@@ -114,18 +114,19 @@ class _Reader:
 
     def _opening(self) -> tuple[int, int, int]:
         if self._file_bytes < 24:
-            raise _Damaged("it is empty" if not self._file_bytes else "it is too short for a header")
+            raise _Damaged(N_("it is empty") if not self._file_bytes else N_("it is too short for a header"))
         magic = self._take(4)
         if magic != b"GGUF":
-            raise _Damaged("it does not begin with the letters GGUF")
+            raise _Damaged(N_("it does not begin with the letters GGUF"))
         version = self._number("<I")
         if version & 0xFFFF == 0:
-            raise _Damaged("it is written for big-endian machines")
+            raise _Damaged(N_("it is written for big-endian machines"))
         if version not in (2, 3):
-            raise _Damaged(f"its GGUF version is {version}; 2 and 3 can be read")
+            raise _Damaged(said("its GGUF version is {version}; 2 and 3 can be read", version=version))
         tensor_count, value_count = self._number("<Q"), self._number("<Q")
         if value_count > VALUE_COUNT_MAX or tensor_count > TENSOR_COUNT_MAX:
-            raise _Damaged(f"its header counts {value_count} values and {tensor_count} tensors, which is too many")
+            raise _Damaged(said("its header counts {value_count} values and {tensor_count} tensors, which is too many",
+                            value_count=value_count, tensor_count=tensor_count))  # fmt: skip
         self._need(value_count * _VALUE_MIN_BYTES + tensor_count * _TENSOR_MIN_BYTES)
         return version, tensor_count, value_count
 
@@ -135,14 +136,16 @@ class _Reader:
         if kind == _TEXT:
             return self._text()
         if kind != _ARRAY:
-            raise _Damaged(f"the value {_shown(key)} has the unknown type {kind}")
+            raise _Damaged(said("the value {key} has the unknown type {kind}", key=_shown(key), kind=kind))
         item_kind, count = self._number("<I"), self._number("<Q")
         if item_kind != _TEXT and item_kind not in _SCALARS:
-            raise _Damaged(f"the array {_shown(key)} has items of the unknown type {item_kind}")
+            raise _Damaged(said("the array {key} has items of the unknown type {item_kind}",
+                            key=_shown(key), item_kind=item_kind))  # fmt: skip
         if item_kind == _TEXT:
             self._text_count += count
             if self._text_count > TEXT_COUNT_MAX:
-                raise _Damaged(f"the array {_shown(key)} has {count} texts, which is too many")
+                raise _Damaged(said("the array {key} has {count} texts, which is too many",
+                                key=_shown(key), count=count))  # fmt: skip
             self._need(count * _LENGTH.size)
             if self._keeps(key, count):
                 texts = tuple(self._text() for _n in range(count))
@@ -174,22 +177,26 @@ class _Reader:
             name = self._key(TENSOR_NAME_MAX_BYTES)
             dimensions = self._number("<I")
             if name in names or not 1 <= dimensions <= DIMENSIONS_MAX:
-                fault = "is there twice" if name in names else f"has {dimensions} dimensions"
-                raise _Damaged(f"the tensor {_shown(name)} {fault}")
+                twice = N_("is there twice")
+                fault = twice if name in names else said("has {dimensions} dimensions", dimensions=dimensions)
+                raise _Damaged(said("the tensor {name} {fault}", name=_shown(name), fault=fault))
             names.add(name)
             shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
             number, offset = self._number("<I"), self._number("<Q")
             kind = TENSOR_TYPES.get(number)
             if kind is None:
-                raise _Damaged(f"the tensor {_shown(name)} has the unknown type {number}")
+                raise _Damaged(said("the tensor {name} has the unknown type {number}",
+                                name=_shown(name), number=number))  # fmt: skip
             weights = product_of(shape)
             if not weights or shape[0] % kind.block_weights:
-                raise _Damaged(f"the tensor {_shown(name)} has an impossible shape")
+                raise _Damaged(said("the tensor {name} has an impossible shape", name=_shown(name)))
             size = weights // kind.block_weights * kind.block_bytes
             if offset != expected:
-                raise _Damaged(f"the tensor {_shown(name)} begins at {offset} instead of {expected}")
+                raise _Damaged(said("the tensor {name} begins at {offset} instead of {expected}",
+                                name=_shown(name), offset=offset, expected=expected))  # fmt: skip
             if size > self._file_bytes:
-                raise _Damaged(f"the tensor {_shown(name)} needs {size} bytes; the file has {self._file_bytes}: cut?")
+                raise _Damaged(said("the tensor {name} needs {size} bytes; the file has {file_bytes}: cut?",
+                                name=_shown(name), size=size, file_bytes=self._file_bytes))  # fmt: skip
             expected += size + -size % alignment
             yield TensorInfo(name, shape, kind, offset, size)
 
@@ -198,16 +205,17 @@ class _Reader:
             return
         end = data_offset + tensors[-1].offset + tensors[-1].size_bytes
         if end > self._file_bytes:
-            raise _Damaged(f"its tensors end at {end}; the file has {self._file_bytes} bytes: it is cut")
+            raise _Damaged(said("its tensors end at {end}; the file has {file_bytes} bytes: it is cut",
+                            end=end, file_bytes=self._file_bytes))  # fmt: skip
 
     def _key(self, max_bytes: int = KEY_MAX_BYTES) -> str:
         size = self._number("<Q")
         if not 1 <= size <= max_bytes:
-            raise _Damaged(f"a name in its header has {size} bytes")
+            raise _Damaged(said("a name in its header has {size} bytes", size=size))
         try:
             return self._take(size).decode()
         except UnicodeDecodeError:
-            raise _Damaged("a name in its header is not UTF-8") from None
+            raise _Damaged(N_("a name in its header is not UTF-8")) from None
 
     def _text(self) -> str | Skipped:
         size = self._number("<Q")
@@ -243,8 +251,10 @@ class _Reader:
     def _need(self, size: int) -> None:
         left = self._limit_bytes - self._position
         if size > left:
-            told = "the file is cut" if self._limit_bytes == self._file_bytes else "the header is too large"
-            raise _Damaged(f"its header claims {size} bytes where {left} are left: {told}")
+            cut, large = N_("the file is cut"), N_("the header is too large")
+            told = cut if self._limit_bytes == self._file_bytes else large
+            raise _Damaged(said("its header claims {size} bytes where {left} are left: {told}",
+                            size=size, left=left, told=told))  # fmt: skip
 
     def _fill(self, size: int) -> None:
         """Make `size` bytes available in the chunk. Only small sizes are asked for, or ones that will be kept."""
@@ -257,7 +267,7 @@ class _Reader:
         while have < size:
             part = self._file.read(min(max(CHUNK_BYTES, size - have), self._limit_bytes - self._read_bytes))
             if not part:
-                raise _Damaged("the file became shorter while it was read")
+                raise _Damaged(N_("the file became shorter while it was read"))
             self._read_bytes += len(part)
             have += len(part)
             parts.append(part)

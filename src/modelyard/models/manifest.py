@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from modelyard.errors import N_, said
 from modelyard.types.model import ModelRef
 
 SCHEMA_VERSION = 1
@@ -80,15 +81,20 @@ def encode(manifest: Manifest) -> bytes:
 def decode(raw: bytes) -> Manifest:
     """Raises `ValueError` for what is no manifest, or would do harm."""
     if len(raw) > MANIFEST_BYTES_MAX:
-        raise ValueError("it is too large")
+        raise ValueError(N_("it is too large"))
     try:
         wire = msgspec.json.decode(raw, type=_Wire)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as problem:
-        raise ValueError("it is not a manifest") from problem
+        raise ValueError(N_("it is not a manifest")) from problem
     if wire.schema_version != SCHEMA_VERSION:
-        raise ValueError(f"its version is {wire.schema_version}, which this Modelyard does not know")
+        raise ValueError(
+            said(
+                "its version is {schema_version}, which this Modelyard does not know",
+                schema_version=wire.schema_version,
+            )
+        )
     if canonical(wire.name) != wire.name:
-        raise ValueError("its name is not a model's")
+        raise ValueError(N_("its name is not a model's"))
     for alias in wire.aliases:
         canonical(alias)
     check_files(wire.files)
@@ -99,19 +105,25 @@ def check_files(files: Iterable[StoredFile]) -> None:
     """Raise `ValueError` unless these can stand beside each other in one folder."""
     listed = list(files)
     if not 1 <= len(listed) <= FILE_COUNT_MAX:
-        raise ValueError(f"it has {len(listed)} files; from 1 to {FILE_COUNT_MAX} are possible")
+        raise ValueError(
+            said(
+                "it has {count} files; from 1 to {file_count_max} are possible",
+                count=len(listed),
+                file_count_max=FILE_COUNT_MAX,
+            )
+        )
     seen: set[str] = set()
     for one in listed:
         folded = checked_path(one.path).lower()
         if folded in seen:
-            raise ValueError(f"it has two files named {one.path!a}")
+            raise ValueError(said("it has two files named {path}", path=f"{one.path!a}"))
         seen.add(folded)
         checked_digest(one.digest)
         if not 0 <= one.size_bytes <= FILE_BYTES_MAX:
-            raise ValueError(f"{one.path} has an impossible size")
+            raise ValueError(said("{path} has an impossible size", path=one.path))
     for path in seen:
         if any(other.startswith(f"{path}/") for other in seen):
-            raise ValueError(f"{path!a} is a file and a folder")
+            raise ValueError(said("{path} is a file and a folder", path=f"{path!a}"))
 
 
 def checked_path(text: str) -> str:
@@ -122,16 +134,16 @@ def checked_path(text: str) -> str:
     """
     parts = text.split("/")
     if len(text) > PATH_CHARS_MAX or len(parts) > PATH_PARTS_MAX:
-        raise ValueError(f"{text[:60]!a} is too long a path")
+        raise ValueError(said("{text} is too long a path", text=f"{text[:60]!a}"))
     if not all(_PART.fullmatch(part) and not part.endswith((".", " ")) for part in parts):
-        raise ValueError(f"{text[:60]!a} is not a path below a model's folder")
+        raise ValueError(said("{text} is not a path below a model's folder", text=f"{text[:60]!a}"))
     return text
 
 
 def checked_digest(text: str) -> str:
     """A digest, or `ValueError`."""
     if not _DIGEST.fullmatch(text):
-        raise ValueError(f"{text[:80]!a} is not a digest")
+        raise ValueError(said("{text} is not a digest", text=f"{text[:80]!a}"))
     return text
 
 
@@ -143,10 +155,10 @@ def canonical(name: str) -> str:
     """
     ref = ModelRef.parse(name)
     if ref.node is not None or not name.isascii():
-        raise ValueError("a name in the store has plain letters, digits and . _ - + / : alone")
+        raise ValueError(N_("a name in the store has plain letters, digits and . _ - + / : alone"))
     lowered = name.lower().removesuffix(":latest")
     if len(file_name(lowered)) > STORED_NAME_BYTES_MAX:
-        raise ValueError("the name is too long")
+        raise ValueError(N_("the name is too long"))
     return lowered
 
 
@@ -163,7 +175,7 @@ def name_of(file: str) -> str:
     """The name a file of the store stands for; `file_name` the other way round. Raises `ValueError`."""
     name = unquote(file)
     if file_name(name) != file or canonical(name) != name:
-        raise ValueError("it is not named after a model")
+        raise ValueError(N_("it is not named after a model"))
     return name
 
 

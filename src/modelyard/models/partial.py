@@ -21,6 +21,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.errors import N_
+
 from .disk import Disk, is_same_file, lock
 
 CHUNK_BYTES = 8 * 1024**2
@@ -43,7 +45,7 @@ class Wanted:
         """Raises `ValueError` if neither digest is one."""
         key = f"sha256-{self.sha256}" if self.sha256 else f"git-{self.git_sha1}"
         if not KEY.fullmatch(key):
-            raise ValueError("it has no digest")
+            raise ValueError(N_("it has no digest"))
         return key
 
 

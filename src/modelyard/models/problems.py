@@ -9,10 +9,10 @@ from __future__ import annotations
 from modelyard.errors import N_, ModelFileError
 from modelyard.types.model import Model
 
-PICKLED_WEIGHTS = "its weights are pickled, which may run code when read; convert them to safetensors"
-OWN_CODE = "it needs program code of its own (auto_map), which is not run"
-NO_CONFIG = "there is no config.json"
-NO_WEIGHTS = "there are no weights"
+PICKLED_WEIGHTS = N_("its weights are pickled, which may run code when read; convert them to safetensors")
+OWN_CODE = N_("it needs program code of its own (auto_map), which is not run")
+NO_CONFIG = N_("there is no config.json")
+NO_WEIGHTS = N_("there are no weights")
 
 _MISSING = N_("Copy what is missing into its folder, from where the model was published.")
 _CONFIG = N_("Compare its configuration with the one where the model was published.")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.errors import ModelFileError
+from modelyard.errors import N_, ModelFileError, said
 
 from .header import product_of
 
@@ -61,13 +61,13 @@ def read_tensors(path: Path) -> tuple[StoredTensor, ...]:
         with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
-                raise _Damaged("it is not a regular file")
+                raise _Damaged(N_("it is not a regular file"))
             raw = file.read(LENGTH.size)
             if len(raw) < LENGTH.size:
-                raise _Damaged("it is too short for a header")
+                raise _Damaged(N_("it is too short for a header"))
             (length,) = LENGTH.unpack(raw)
             if length > min(HEADER_MAX_BYTES, about.st_size - LENGTH.size):
-                raise _Damaged("its header is longer than the file, or than any model needs")
+                raise _Damaged(N_("its header is longer than the file, or than any model needs"))
             return _tensors(file.read(length), about.st_size - LENGTH.size - length)
     except _Damaged as damage:
         raise ModelFileError(path=str(path), problem=str(damage)) from None
@@ -85,20 +85,20 @@ def _tensors(header: bytes, data_bytes: int) -> tuple[StoredTensor, ...]:
         entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         entries.pop("__metadata__", None)
         if len(entries) > TENSOR_COUNT_MAX:
-            raise _Damaged(f"it has more than {TENSOR_COUNT_MAX} tensors")
+            raise _Damaged(said("it has more than {tensor_count_max} tensors", tensor_count_max=TENSOR_COUNT_MAX))
         found = {name: msgspec.json.decode(raw, type=_Entry) for name, raw in entries.items()}
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise _Damaged("its header is not what the format asks for") from problem
+        raise _Damaged(N_("its header is not what the format asks for")) from problem
     end = 0
     tensors: list[StoredTensor] = []
     for name, entry in sorted(found.items(), key=lambda item: item[1].data_offsets):
         begin, stop = entry.data_offsets
         if begin != end:
-            raise _Damaged(f"the tensor {name[:60]!a} does not begin where the one before it ends")
+            raise _Damaged(said("the tensor {name} does not begin where the one before it ends", name=f"{name[:60]!a}"))
         tensors.append(StoredTensor(name, entry.dtype, tuple(entry.shape), _checked_bytes(name, entry)))
         end = stop
     if end != data_bytes:
-        raise _Damaged("it is cut" if end > data_bytes else "it is longer than its tensors")
+        raise _Damaged(N_("it is cut") if end > data_bytes else N_("it is longer than its tensors"))
     return tuple(tensors)
 
 
@@ -106,12 +106,12 @@ def _checked_bytes(name: str, entry: _Entry) -> int:
     shown = ascii(name[:60])
     bits = TYPE_BITS.get(entry.dtype)
     if bits is None:
-        raise _Damaged(f"the tensor {shown} is of an unknown type")
+        raise _Damaged(said("the tensor {shown} is of an unknown type", shown=shown))
     if len(name) > NAME_CHARS_MAX or len(entry.shape) > DIMENSIONS_MAX:
-        raise _Damaged(f"the tensor {shown} has a longer name or more dimensions than any tensor")
+        raise _Damaged(said("the tensor {shown} has a longer name or more dimensions than any tensor", shown=shown))
     if any(not 0 <= length <= NUMBER_MAX for length in entry.shape):
-        raise _Damaged(f"the tensor {shown} has an impossible shape")
+        raise _Damaged(said("the tensor {shown} has an impossible shape", shown=shown))
     begin, stop = entry.data_offsets
     if not 0 <= begin <= stop <= NUMBER_MAX or (stop - begin) * 8 != product_of(entry.shape) * bits:
-        raise _Damaged(f"the tensor {shown} has another size than its shape says")
+        raise _Damaged(said("the tensor {shown} has another size than its shape says", shown=shown))
     return stop - begin

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from modelyard.errors import said
 from modelyard.types.model import Model
 
 from .describe import describe, kind_of
@@ -181,6 +182,6 @@ def _grouped(walk: _Walk) -> list[Found]:
     for (folder, stem, count), parts in splits.items():
         files = tuple(parts[number] for number in sorted(parts))
         missing = [number for number in range(1, count + 1) if number not in parts]
-        problem = f"part {missing[0]} of {count} is missing" if missing else ""
+        problem = said("part {number} of {count} is missing", number=missing[0], count=count) if missing else ""
         found.append(Found(stem, files, walk.files[files[0]], projectors.get(folder), problem))
     return found

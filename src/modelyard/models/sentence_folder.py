@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.errors import N_, said
+
 from .problems import PICKLED_WEIGHTS
 
 SETTINGS_BYTES_MAX = 4 * 1024**2
@@ -30,12 +32,12 @@ def folder_problem(folder: Path) -> str:
     for kind, path in modules:
         name = kind.rpartition(".")[2]
         if name in NESTING:
-            return f"it is made of further modules ({name}), whose program code nobody has checked"
+            return said("it is made of further modules ({name}), whose program code nobody has checked", name=name)
         if not kind.startswith(OWN_CLASSES) or not name[:1].isupper():
-            return f"it needs program code of its own ({kind[:100]}), which is not run"
+            return said("it needs program code of its own ({kind}), which is not run", kind=kind[:100])
         part = folder / path
         if not part.resolve().is_relative_to(folder.resolve()):
-            return "one of its modules is outside of its folder"
+            return N_("one of its modules is outside of its folder")
         names = [entry.name for entry in part.iterdir()] if part.is_dir() else []
         if any(name.endswith(PICKLED) for name in names) and not any(name.endswith(".safetensors") for name in names):
             return PICKLED_WEIGHTS
@@ -49,14 +51,14 @@ def _modules(folder: Path) -> Iterator[tuple[str, PurePosixPath]]:
         return
     entries = _decoded(listed)
     if not isinstance(entries, list) or not 1 <= len(entries) <= MODULES_MAX:
-        raise ValueError(f"modules.json is not a list of 1 to {MODULES_MAX} modules")
+        raise ValueError(said("modules.json is not a list of 1 to {modules_max} modules", modules_max=MODULES_MAX))
     for entry in entries:
         kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(path, str):
-            raise ValueError("modules.json does not say what its modules are")
+            raise ValueError(N_("modules.json does not say what its modules are"))
         where = PurePosixPath(path)
         if where.is_absolute() or ".." in where.parts:
-            raise ValueError("one of its modules is outside of its folder")
+            raise ValueError(N_("one of its modules is outside of its folder"))
         yield kind, where
 
 
@@ -64,8 +66,8 @@ def _decoded(path: Path) -> Any:
     with path.open("rb") as file:
         raw = file.read(SETTINGS_BYTES_MAX + 1)
     if len(raw) > SETTINGS_BYTES_MAX:
-        raise ValueError(f"{path.name} is too large")
+        raise ValueError(said("{name} is too large", name=path.name))
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path.name} is not JSON") from problem
+        raise ValueError(said("{name} is not JSON", name=path.name)) from problem

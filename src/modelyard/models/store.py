@@ -248,7 +248,7 @@ class Store:
         with os.fdopen(descriptor, "rb") as file:
             manifest = decode(file.read(MANIFEST_BYTES_MAX + 1))
         if manifest.name != name:
-            raise ValueError("it is another model's")
+            raise ValueError(N_("it is another model's"))
         return manifest
 
     def _manifest_path(self, name: str) -> Path:

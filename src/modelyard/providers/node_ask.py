@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 
-from modelyard.errors import UpstreamInvalid, UpstreamRefusedKey, YardError
+from modelyard.errors import N_, UpstreamInvalid, UpstreamRefusedKey, YardError
 
 from .node_http import NodeAnswer, NodeConnections
 from .remote_stream import connection_error, read_bounded
@@ -53,7 +53,9 @@ class NodeQuestions:
         try:
             return msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise UpstreamInvalid(provider=self.name, problem="it answered something else than was asked for") from exc
+            raise UpstreamInvalid(
+                provider=self.name, problem=N_("it answered something else than was asked for")
+            ) from exc
 
     async def raw(
         self, method: str, path: str, body: object = None, *, model: str = "", headers: Mapping[str, str] | None = None
@@ -62,7 +64,7 @@ class NodeQuestions:
         async with self._answer(method, path, body, model, headers) as answer:
             raw = await read_bounded(answer, BODY_BYTES_MAX + 1)
             if len(raw) > BODY_BYTES_MAX:
-                raise UpstreamInvalid(provider=self.name, problem="its answer is too large")
+                raise UpstreamInvalid(provider=self.name, problem=N_("its answer is too large"))
             return raw
 
     async def lines(self, method: str, path: str, body: object = None, *, model: str = "") -> AsyncIterator[bytes]:
@@ -72,7 +74,7 @@ class NodeQuestions:
             while data := await answer.read():
                 *lines, tail = (tail + data).split(b"\n")
                 if len(tail) > LINE_BYTES_MAX:
-                    raise UpstreamInvalid(provider=self.name, problem="a line is longer than any honest one")
+                    raise UpstreamInvalid(provider=self.name, problem=N_("a line is longer than any honest one"))
                 for line in lines:
                     if line.strip():
                         yield line

@@ -18,7 +18,7 @@ import msgspec
 import orjson
 
 from modelyard.clock import Clock
-from modelyard.errors import CapabilityMissing, UpstreamInvalid, UpstreamTimeout
+from modelyard.errors import N_, CapabilityMissing, UpstreamInvalid, UpstreamTimeout
 from modelyard.types.chat import Chunk, InferenceRequest, Usage
 from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Capability, Model
@@ -121,9 +121,11 @@ class OllamaProvider:
         try:
             told = msgspec.json.decode(raw, type=_Embeddings)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise UpstreamInvalid(provider=self.name, problem="its vectors cannot be read") from exc
+            raise UpstreamInvalid(provider=self.name, problem=N_("its vectors cannot be read")) from exc
         if len(told.embeddings) != count:
-            raise UpstreamInvalid(provider=self.name, problem="it sent another number of vectors than it was asked for")
+            raise UpstreamInvalid(
+                provider=self.name, problem=N_("it sent another number of vectors than it was asked for")
+            )
         return EmbedAnswer(tuple(told.embeddings), told.prompt_eval_count)
 
 

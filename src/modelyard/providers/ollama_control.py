@@ -16,14 +16,7 @@ from typing import Any
 import msgspec
 
 from modelyard.clock import Clock
-from modelyard.errors import (
-    N_,
-    CapabilityMissing,
-    UpstreamError,
-    UpstreamInvalid,
-    UpstreamUnreachable,
-    YardError,
-)
+from modelyard.errors import N_, CapabilityMissing, UpstreamError, UpstreamInvalid, UpstreamUnreachable, YardError, said
 from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Capability, Model, model_at
 
@@ -118,7 +111,10 @@ class OllamaControl:
         )
         listed = tags.models or []
         if len(listed) > MODELS_COUNT_MAX:
-            raise UpstreamInvalid(provider=self._name, problem=f"it lists over {MODELS_COUNT_MAX} models")
+            raise UpstreamInvalid(
+                provider=self._name,
+                problem=said("it lists over {models_count_max} models", models_count_max=MODELS_COUNT_MAX),
+            )
         await self._learn(listed)
         models = tuple(model for tag in listed if (model := self._model(tag)) is not None)
         residents = tuple(self._resident(one) for one in running.models or ())
@@ -188,7 +184,7 @@ class OllamaControl:
             is_done = progress.get("status") == "success"
             yield progress
         if not is_done:
-            raise UpstreamInvalid(provider=self._name, problem="the download ended before its end")
+            raise UpstreamInvalid(provider=self._name, problem=N_("the download ended before its end"))
 
     async def delete(self, node_model: str) -> None:
         """Take a model off the node's disk."""
@@ -227,7 +223,7 @@ class OllamaControl:
         """None for a name nobody could ask for here."""
         shown, details = self._shown.get(tag.digest, _Show()), tag.details or _Details()
         if not 0 <= tag.size <= SIZE_BYTES_MAX:
-            raise UpstreamInvalid(provider=self._name, problem="a size that cannot be")
+            raise UpstreamInvalid(provider=self._name, problem=N_("a size that cannot be"))
         words = tag.capabilities if tag.capabilities is not None else shown.capabilities
         known = {one for word in words or () for one in _CAPABILITIES.get(word, ())}
         at = self._time(tag.modified_at)
@@ -245,7 +241,7 @@ class OllamaControl:
 
     def _resident(self, one: _Running) -> ResidentCopy:
         if not (0 <= one.size <= SIZE_BYTES_MAX and 0 <= one.size_vram <= SIZE_BYTES_MAX):
-            raise UpstreamInvalid(provider=self._name, problem="a size that cannot be")
+            raise UpstreamInvalid(provider=self._name, problem=N_("a size that cannot be"))
         return ResidentCopy(
             one.name or one.model, max(one.size, one.size_vram), one.size_vram, one.context_length,
             self._expires_in_s(one.expires_at),
@@ -269,9 +265,9 @@ class OllamaControl:
         try:
             told = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise UpstreamInvalid(provider=self._name, problem="its progress cannot be read") from exc
+            raise UpstreamInvalid(provider=self._name, problem=N_("its progress cannot be read")) from exc
         if not isinstance(told, dict):
-            raise UpstreamInvalid(provider=self._name, problem="its progress cannot be read")
+            raise UpstreamInvalid(provider=self._name, problem=N_("its progress cannot be read"))
         if told.get("error") is not None:
             error: YardError = ollama_failure(self._name, node_model, told["error"])
             raise error

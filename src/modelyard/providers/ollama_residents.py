@@ -31,6 +31,7 @@ from modelyard.errors import (
     UpstreamInvalid,
     UpstreamTimeout,
     UpstreamUnreachable,
+    said,
 )
 from modelyard.residency.ports import NodeResident
 from modelyard.types.memory import RAM
@@ -125,7 +126,7 @@ class OllamaResidents:
             await self._ask("POST", "/api/embed", _Done, {**body, "input": ""}, within_s=self._load_s())
         found = await self._find(name)
         if found is None:
-            raise LoadFailed(model=name, problem="the node says it is loaded, and does not list it")
+            raise LoadFailed(model=name, problem=N_("the node says it is loaded, and does not list it"))
         return found
 
     async def unload(self, name: str) -> None:
@@ -214,7 +215,7 @@ class OllamaResidents:
             verdict = diagnose(Evidence(text=text))
             failed = OutOfMemory if verdict.is_memory else LoadFailed
             return explained(failed(LoadFailed.text, model=str(body["model"]), problem=text), verdict)
-        return UpstreamError(provider=self._name, problem=f"it answered {status}")
+        return UpstreamError(provider=self._name, problem=said("it answered {status}", status=status))
 
     def _invalid(self, problem: str) -> UpstreamInvalid:
         return UpstreamInvalid(provider=self._name, problem=problem)
@@ -227,7 +228,7 @@ class OllamaResidents:
             async with asyncio.timeout(within_s):
                 yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as problem:
-            raise UpstreamUnreachable(provider=self._name, problem="nobody answers there") from problem
+            raise UpstreamUnreachable(provider=self._name, problem=N_("nobody answers there")) from problem
         except (httpx2.TimeoutException, TimeoutError) as problem:
             raise UpstreamTimeout(
                 N_("{provider} did not answer within {budget_s} s."), provider=self._name, budget_s=within_s

@@ -18,7 +18,7 @@ import msgspec
 import orjson
 
 from modelyard.clock import Clock
-from modelyard.errors import UpstreamInvalid, UpstreamTimeout
+from modelyard.errors import N_, UpstreamInvalid, UpstreamTimeout
 from modelyard.types.chat import InferenceRequest
 from modelyard.types.embeddings import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from modelyard.types.model import Model
@@ -135,11 +135,13 @@ class OpenAIProvider:
             ordered = sorted(told.data, key=lambda one: one.index)
             vectors = [_floats(one.embedding) for one in ordered]
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, struct.error, RecursionError) as exc:
-            raise UpstreamInvalid(provider=self.name, problem="its vectors cannot be read") from exc
+            raise UpstreamInvalid(provider=self.name, problem=N_("its vectors cannot be read")) from exc
         if len(vectors) != count or [one.index for one in sorted(told.data, key=lambda one: one.index)] != [
             *range(count)
         ]:
-            raise UpstreamInvalid(provider=self.name, problem="it sent another number of vectors than it was asked for")
+            raise UpstreamInvalid(
+                provider=self.name, problem=N_("it sent another number of vectors than it was asked for")
+            )
         return EmbedAnswer(tuple(vectors), told.usage.prompt_tokens if told.usage is not None else 0)
 
     def _request(self, path: str, body: bytes, media_type: bytes) -> RemoteRequest:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.errors import UpstreamInvalid
+from modelyard.errors import UpstreamInvalid, said
 from modelyard.types.fleet import NodeLook, ResidentCopy
 from modelyard.types.model import Capability, Model, model_at
 
@@ -62,7 +62,10 @@ class OpenAIControl:
         """Its list of models. Raises an `UpstreamError` that says what is wrong with it."""
         listed = (await self._node.ask("GET", "/v1/models", _List, headers=HOP)).data
         if len(listed) > MODELS_COUNT_MAX:
-            raise UpstreamInvalid(provider=self._name, problem=f"it lists over {MODELS_COUNT_MAX} models")
+            raise UpstreamInvalid(
+                provider=self._name,
+                problem=said("it lists over {models_count_max} models", models_count_max=MODELS_COUNT_MAX),
+            )
         found = [*self._found(listed)]
         says_state = any(isinstance(entry.modelyard, dict) and "state" in entry.modelyard for entry in listed)
         residents = tuple(one.resident for one in found if one.resident is not None) if says_state else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from modelyard.clock import Clock
-from modelyard.errors import DeadlineExceeded, UpstreamInvalid, UpstreamUnreachable, YardError
+from modelyard.errors import N_, DeadlineExceeded, UpstreamInvalid, UpstreamUnreachable, YardError
 from modelyard.types.chat import Chunk, Progress
 
 from .deadlines import Deadlines
@@ -153,7 +153,7 @@ class RemoteStream:
         body = await read_bounded(answer, ERROR_BODY_BYTES_MAX)
         if answer.content_type == b"application/json" and body[:9] == b'{"error":':
             return self._refusal(answer, body, path)
-        return UpstreamInvalid(provider=self._source, problem="its answer is not of the type it should be")
+        return UpstreamInvalid(provider=self._source, problem=N_("its answer is not of the type it should be"))
 
 
 async def ask_whole(
@@ -183,9 +183,9 @@ async def ask_whole(
         told = body[:ERROR_BODY_BYTES_MAX]
         raise node_failure(source, model, answer.status, told, answer.retry_after_s, failure, path=request.path)
     if not is_complete:
-        raise UpstreamInvalid(provider=source, problem="its answer is too large")
+        raise UpstreamInvalid(provider=source, problem=N_("its answer is too large"))
     if answer.content_type != request.media_type:
-        raise UpstreamInvalid(provider=source, problem="its answer is not of the type it should be")
+        raise UpstreamInvalid(provider=source, problem=N_("its answer is not of the type it should be"))
     return body
 
 
@@ -214,7 +214,7 @@ def connection_error(source: str, exc: NoConnection | BrokenConnection) -> YardE
     """The one place where a connection's failures become ours."""
     if isinstance(exc, NoConnection):
         return UpstreamUnreachable(provider=source, problem=str(exc))
-    return UpstreamInvalid(provider=source, problem="the connection broke")
+    return UpstreamInvalid(provider=source, problem=N_("the connection broke"))
 
 
 async def read_bounded(answer: NodeAnswer, bytes_max: int) -> bytes:

@@ -33,6 +33,7 @@ from modelyard.errors import (
     UpstreamRefusedKey,
     UpstreamTimeout,
     YardError,
+    said,
 )
 
 # What llama.cpp answers with 500 although the request is at fault.
@@ -92,7 +93,7 @@ def node_failure(
         case 408 | 504:
             return UpstreamTimeout(N_("{provider} gave up on {model}."), provider=source, model=model)
         case _ if 300 <= status < 400:
-            return UpstreamInvalid(provider=source, problem="it redirects, and redirects are not followed")
+            return UpstreamInvalid(provider=source, problem=N_("it redirects, and redirects are not followed"))
     failed = upstream_failure(source, error, status or None) if failure is None else failure(error, status or None)
     if status == 503 and "verdict" not in failed.fields:
         return UpstreamOverloaded(provider=source, retry_after_s=retry_after_s)
@@ -130,10 +131,12 @@ def upstream_failure(source: str, error: Any, status: int | None = None) -> Yard
     if _LONGER in text or _MAXIMUM.search(text):
         return _too_long(source, details, text)
     if kind == "not_supported_error" or "mmproj" in text or "does not support" in text:
-        return CapabilityMissing(model=source, capability=shown(text) or "this kind of request")
+        return CapabilityMissing(model=source, capability=shown(text) or N_("this kind of request"))
     if status in (400, 413, 422) or text.startswith(_OUR_CALLERS):
-        return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or "no reason given")
-    failed = UpstreamError(provider=source, problem=f"it answered {status}" if status else "it reported an error")
+        return BadRequest(N_("The engine refused the request: {problem}"), problem=shown(text) or N_("no reason given"))
+    failed = UpstreamError(
+        provider=source, problem=said("it answered {status}", status=status) if status else N_("it reported an error")
+    )
     verdict = diagnose(Evidence(text=text))
     if verdict.is_memory:  # in words that every client of such a server knows
         failed.text = N_("{provider} failed: it ran out of memory, by its own words.")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
-from modelyard.errors import UpstreamInvalid
+from modelyard.errors import N_, UpstreamInvalid
 from modelyard.types.embeddings import EmbedAnswer, Input, RerankAnswer
 
 from .told import Tokens
@@ -60,13 +60,13 @@ def decode_embed(source: str, raw: bytes, count: int) -> EmbedAnswer:
         ordered = sorted(told.data, key=lambda one: one.index)
         vectors = tuple(unpacked(one.embedding) for one in ordered)
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError, RecursionError) as exc:
-        raise UpstreamInvalid(provider=source, problem="its vectors cannot be read") from exc
+        raise UpstreamInvalid(provider=source, problem=N_("its vectors cannot be read")) from exc
     if [one.index for one in ordered] != [*range(count)]:
-        raise UpstreamInvalid(provider=source, problem="it sent another number of vectors than it was asked for")
+        raise UpstreamInvalid(provider=source, problem=N_("it sent another number of vectors than it was asked for"))
     total = told.usage.prompt_tokens
     counts = tuple(told.counts) if told.counts is not None else (total,) if count == 1 else ()
     if counts and (len(counts) != count or sum(counts) != total):
-        raise UpstreamInvalid(provider=source, problem="the tokens of its inputs do not add up")
+        raise UpstreamInvalid(provider=source, problem=N_("the tokens of its inputs do not add up"))
     return EmbedAnswer(vectors, total, counts)
 
 
@@ -80,13 +80,13 @@ def decode_rerank(source: str, raw: bytes, count: int) -> RerankAnswer:
     try:
         told = msgspec.json.decode(raw, type=_Scores)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise UpstreamInvalid(provider=source, problem="its scores cannot be read") from exc
+        raise UpstreamInvalid(provider=source, problem=N_("its scores cannot be read")) from exc
     ordered = sorted(told.results, key=lambda one: one.index)
     if [one.index for one in ordered] != [*range(count)]:
-        raise UpstreamInvalid(provider=source, problem="it sent another number of scores than it was asked for")
+        raise UpstreamInvalid(provider=source, problem=N_("it sent another number of scores than it was asked for"))
     scores = tuple(one.relevance_score for one in ordered if one.relevance_score is not None)
     if len(scores) != count:
-        raise UpstreamInvalid(provider=source, problem="a score is missing: the model has no head that ranks")
+        raise UpstreamInvalid(provider=source, problem=N_("a score is missing: the model has no head that ranks"))
     usage = told.usage
     return RerankAnswer(scores, max(usage.prompt_tokens, usage.total_tokens) if usage is not None else 0)
 

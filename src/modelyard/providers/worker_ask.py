@@ -6,7 +6,7 @@ so. Closing the connection is how the worker learns that nobody listens any more
 
 from __future__ import annotations
 
-from modelyard.errors import UpstreamInvalid, YardError
+from modelyard.errors import N_, UpstreamInvalid, YardError
 
 from .deadlines import Deadlines
 from .quiet_watch import QuietWatch
@@ -57,9 +57,9 @@ class WorkerAsk:
         if answer.status != 200:
             raise http_failure(self.source, answer.status, said)
         if answer.content_type != JSON:
-            raise UpstreamInvalid(provider=self.source, problem="it is not JSON")
+            raise UpstreamInvalid(provider=self.source, problem=N_("it is not JSON"))
         if len(said) >= ANSWER_BYTES_MAX:
-            raise UpstreamInvalid(provider=self.source, problem="its answer is too large")
+            raise UpstreamInvalid(provider=self.source, problem=N_("its answer is too large"))
         return said
 
     def _hang_up(self) -> None:

@@ -69,10 +69,10 @@ class WorkerEnd:
         """The error for a connection that failed. Raises that of the worker's exit, if this is why."""
         await self.news()
         if isinstance(exc, NoConnection):
-            error = UpstreamUnreachable(provider=self._source, problem="its socket does not answer")
+            error = UpstreamUnreachable(provider=self._source, problem=N_("its socket does not answer"))
             self.unreachable = error if exc.is_for_good else None
             return error
-        return UpstreamInvalid(provider=self._source, problem="the connection broke")
+        return UpstreamInvalid(provider=self._source, problem=N_("the connection broke"))
 
     async def news(self) -> None:
         """Give the news of an exit time to arrive: it then ends this task."""

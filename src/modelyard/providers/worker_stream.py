@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from modelyard.errors import UpstreamInvalid, YardError
+from modelyard.errors import N_, UpstreamInvalid, YardError
 from modelyard.types.chat import Chunk, Delta, InferenceRequest, Progress, Usage
 
 from .deadlines import Deadlines
@@ -67,7 +67,7 @@ class WorkerStream:
         except (NoConnection, BrokenConnection) as exc:
             raise await self._end.lost(exc) from exc
         if answer.content_type != b"text/event-stream":
-            raise UpstreamInvalid(provider=self._source, problem="it is not an event stream")
+            raise UpstreamInvalid(provider=self._source, problem=N_("it is not an event stream"))
 
     def close(self) -> None:
         """Stop listening; the worker stops working when it sees the closed connection."""

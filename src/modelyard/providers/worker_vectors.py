@@ -124,7 +124,7 @@ async def _tokens(ask: WorkerAsk, text: str) -> tuple[int, ...]:
     try:
         return tuple(msgspec.json.decode(raw, type=_Tokens).tokens)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise UpstreamInvalid(provider=ask.source, problem="its tokens cannot be read") from exc
+        raise UpstreamInvalid(provider=ask.source, problem=N_("its tokens cannot be read")) from exc
 
 
 def _checked(dimensions: int, vector: Vector, model: Model) -> int:

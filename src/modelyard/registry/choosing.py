@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from modelyard.errors import N_, BadRequest, ModelFileError
+from modelyard.errors import N_, BadRequest, ModelFileError, said
 from modelyard.models.manifest import checked_path
 from modelyard.models.names import base_and_tag, plain
 
@@ -174,15 +174,16 @@ def _safetensors(reference: HubReference, safe: Sequence[HubFile], files: Sequen
         weights = [file for file in weights if file.path == "model.safetensors"]
     if not weights:
         pickled = [file.path for file in files if file.path.lower().endswith(PICKLED)]
-        problem = f"its weights are pickled ({pickled[0][:60]!a}), which may run code when read" if pickled else (
-            "it has neither GGUF files nor safetensors"
-        )  # fmt: skip
+        problem = N_("it has neither GGUF files nor safetensors")
+        if pickled:
+            file = ascii(pickled[0][:60])
+            problem = said("its weights are pickled ({file}), which may run code when read", file=file)
         raise ModelFileError(
             path=reference.source, problem=problem,
             hints=(N_("Look for a repository of the same model with GGUF or safetensors files."),),
         )  # fmt: skip
     if not any(file.path == "config.json" for file in safe):
-        raise ModelFileError(path=reference.source, problem="it has no config.json", hints=())
+        raise ModelFileError(path=reference.source, problem=N_("it has no config.json"), hints=())
     return (*(file for file in safe if _describes(file.path)), *weights)
 
 

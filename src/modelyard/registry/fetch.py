@@ -72,7 +72,7 @@ def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port. Raises `ValueError` for what is no address of a server."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not an address of a server")
+        raise ValueError(N_("not an address of a server"))
     return parts.scheme, parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)
 
 

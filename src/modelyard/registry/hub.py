@@ -25,6 +25,7 @@ from modelyard.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
     YardError,
+    said,
 )
 from modelyard.models.manifest import FILE_BYTES_MAX, FILE_COUNT_MAX
 from modelyard.models.partial import Wanted
@@ -80,7 +81,11 @@ class Hub:
         ]
         chosen = choose(reference, files)
         if len(chosen.files) > FILE_COUNT_MAX:
-            raise ModelFileError(path=reference.source, problem=f"it has more than {FILE_COUNT_MAX} files", hints=())
+            raise ModelFileError(
+                path=reference.source,
+                problem=said("it has more than {file_count_max} files", file_count_max=FILE_COUNT_MAX),
+                hints=(),
+            )
         # What says how to read the rest comes first: it may be refused before gigabytes are fetched.
         ordered = sorted(chosen.files, key=lambda one: one.size_bytes)
         planned = tuple(self._planned(reference, one, listing) for one in ordered)
@@ -105,11 +110,13 @@ class Hub:
         except TimeoutError:
             raise UpstreamTimeout(N_("{provider} did not say in time what it has."), provider="the hub") from None
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as problem:
-            raise UpstreamInvalid(provider="the hub", problem="its list of files makes no sense", hints=()) from problem
+            raise UpstreamInvalid(
+                provider="the hub", problem=N_("its list of files makes no sense"), hints=()
+            ) from problem
         if listing.error:
             raise _refusal(listing, reference)
         if not _COMMIT.fullmatch(listing.revision):
-            raise UpstreamInvalid(provider="the hub", problem="it names no commit", hints=())
+            raise UpstreamInvalid(provider="the hub", problem=N_("it names no commit"), hints=())
         return listing
 
     async def _asked(self, question: bytes) -> bytes:
@@ -157,7 +164,7 @@ def _refusal(listing: _Listing, reference: HubReference) -> YardError:
                 revision=reference.revision or "main",
             )  # fmt: skip
         case "insecure":
-            return ConfigError(where="HF_ENDPOINT", problem="a hub that is not this machine is reached over https")
+            return ConfigError(where="HF_ENDPOINT", problem=N_("a hub that is not this machine is reached over https"))
         case "unreachable":
             return UpstreamUnreachable(provider="the hub", problem=listing.text, hints=())
         case "failed":

@@ -76,7 +76,7 @@ class OllamaFolder:
             if layer.mediaType in _KINDS and (digest := _DIGEST.fullmatch(layer.digest))
         )
         if not any(file.path == f"{stem}.gguf" for file in files):
-            problem = "Ollama's manifest names no model file"
+            problem = N_("Ollama's manifest names no model file")
             raise ModelFileError(path=reference.source, problem=problem, hints=())
         unique = {file.path: file for file in files}  # of several projectors one is used
         return PullPlan(canonical(reference.model), (), reference.source, "", tuple(unique.values()))
@@ -97,7 +97,7 @@ class OllamaFolder:
                     return folder, msgspec.json.decode(raw, type=_Image)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
                     raise ModelFileError(
-                        path=reference.source, problem="Ollama's manifest cannot be read", hints=()
+                        path=reference.source, problem=N_("Ollama's manifest cannot be read"), hints=()
                     ) from problem
         if not readable:
             raise BadRequest(

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import DigestMismatch, DiskFull, ModelFileError, ShuttingDown, StoreFailed, YardError
+from modelyard.errors import N_, DigestMismatch, DiskFull, ModelFileError, ShuttingDown, StoreFailed, YardError
 from modelyard.models.manifest import Manifest, StoredFile, check_files
 from modelyard.models.partials import forget, partial_files
 from modelyard.models.store import NotHere, Store
@@ -178,7 +178,7 @@ class Pulls:
                 break
             except NotHere:  # another pull, or an operator, was in between
                 if not last:
-                    raise StoreFailed(label=plan.name, problem="its files are removed as they come") from None
+                    raise StoreFailed(label=plan.name, problem=N_("its files are removed as they come")) from None
         await self._published()
         took_s = self._clock.monotonic() - began_at
         log.info("pull.done", source=plan.source, model=plan.name, size_bytes=manifest.size_bytes, took_s=took_s)
@@ -263,8 +263,8 @@ def _check_config(path: Path, label: str) -> None:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         config = None
     if not isinstance(config, dict):
-        raise ModelFileError(path=label, problem="it is not a JSON object", hints=())
+        raise ModelFileError(path=label, problem=N_("it is not a JSON object"), hints=())
     if "auto_map" in config:
         raise ModelFileError(
-            path=label, problem="the model needs program code of its own (auto_map), which is not run", hints=()
+            path=label, problem=N_("the model needs program code of its own (auto_map), which is not run"), hints=()
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from modelyard.errors import N_
 from modelyard.models.manifest import canonical, checked_path
 from modelyard.types.model import ModelRef
 
@@ -67,18 +68,18 @@ def parse(text: str) -> Reference | None:
     if not text.startswith(_OLLAMA) and not (prefix := _HUB.match(text)):
         return None
     if len(text) > REFERENCE_CHARS_MAX:
-        raise ValueError("it is too long")
+        raise ValueError(N_("it is too long"))
     if text.startswith(_OLLAMA):
         return _of_node(text.removeprefix(_OLLAMA))
     assert prefix is not None, "it matched"
     rest, _at, revision = text[prefix.end() :].partition("@")
     repository, colon, what = rest.partition(":")
     if not _REPOSITORY.fullmatch(repository) or ".." in repository or "--" in repository:
-        raise ValueError("a repository is written hf:ORGANISATION/NAME")
+        raise ValueError(N_("a repository is written hf:ORGANISATION/NAME"))
     if colon:
         checked_path(what)
     if _at and (not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > _REVISION_CHARS_MAX):
-        raise ValueError("a revision is a branch, a tag or a commit")
+        raise ValueError(N_("a revision is a branch, a tag or a commit"))
     return HubReference(repository, what, revision)
 
 
@@ -87,5 +88,5 @@ def _of_node(text: str) -> NodeReference:
     model, _at, _node = text.partition("@")
     canonical(model)
     if ref.node is not None and not _NODE.fullmatch(ref.node):
-        raise ValueError("it names no node")
+        raise ValueError(N_("it names no node"))
     return NodeReference(model, ref.node or "")

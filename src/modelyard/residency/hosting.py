@@ -16,7 +16,7 @@ import structlog
 from modelyard.clock import Clock
 from modelyard.diagnosis import crash
 from modelyard.diagnosis.showing import shown
-from modelyard.errors import LoadFailed, OutOfMemory, YardError
+from modelyard.errors import N_, LoadFailed, OutOfMemory, YardError
 from modelyard.events import EventBus
 from modelyard.memory.machine import DeviceReader
 from modelyard.memory.measured import Measured
@@ -165,7 +165,7 @@ class Hosting:
                 await hosted.starting.result().stop()
             raise
         if hosted.starting.cancelled():
-            return None if hosted.is_given_up else LoadFailed(model=hosted.spec.name, problem="it was cancelled")
+            return None if hosted.is_given_up else LoadFailed(model=hosted.spec.name, problem=N_("it was cancelled"))
         error = hosted.starting.exception()
         if error is None:
             await self._ready(hosted, hosted.starting.result(), before, learn)

@@ -21,7 +21,7 @@ import structlog
 
 from modelyard.clock import Clock
 from modelyard.diagnosis import Evidence, Verdict, diagnose
-from modelyard.errors import LoadFailed, YardError
+from modelyard.errors import N_, LoadFailed, YardError
 from modelyard.memory.measured import Measured
 from modelyard.types.address import Address
 from modelyard.types.memory import RAM, DeviceReading, Footprint, ProcessMemory
@@ -234,7 +234,7 @@ class SharedNodeStarter:
     def _of(self, model: Model) -> Neighbour:
         at = self.neighbours.get(model.node)
         if at is None:
-            raise LoadFailed(model=model.name, problem="the node it is at is not configured")
+            raise LoadFailed(model=model.name, problem=N_("the node it is at is not configured"))
         return at
 
 

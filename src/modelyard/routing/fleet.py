@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import NodeNotFound, NoNodeAvailable, UpstreamUnreachable, YardError
+from modelyard.errors import N_, NodeNotFound, NoNodeAvailable, UpstreamUnreachable, YardError
 from modelyard.events import EventBus
 from modelyard.providers.ticket import Ticket
 from modelyard.types.fleet import FleetNodeStatus, Health, NodeLook
@@ -147,7 +147,7 @@ class Fleet:
         if node.look is not None:
             return None
         wait_s = max(node.health.next_look_at(now := self._now()) - now, RETRY_AFTER_S_MIN)
-        reasons = f"{name}: {node.health.reason or 'it was not seen yet'}"
+        reasons = f"{name}: {node.health.reason or N_('it was not seen yet')}"
         return NoNodeAvailable(model=model, reasons=reasons, retry_after_s=wait_s, param="model")
 
     def _unknown(self, name: str, param: str | None = None) -> NodeNotFound:
@@ -186,7 +186,7 @@ class Fleet:
             node.parts.drop_idle()  # they may lead nowhere; a new one says so within seconds
             if node.health.state is Health.OUT:
                 for ticket in list(node.waiting):
-                    ticket.interrupt(UpstreamUnreachable(provider=node.name, problem="it has stopped answering"))
+                    ticket.interrupt(UpstreamUnreachable(provider=node.name, problem=N_("it has stopped answering")))
 
     def probed(self, node: FleetNode, error: YardError | None) -> None:
         """A probe ended; with an error that is not the node's fault it has answered."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from modelyard.errors import N_, said
 from modelyard.types.fleet import Health
 
 from .failures import Failure
@@ -23,7 +24,7 @@ from .failures import Failure
 OF_TOKENS = (Failure.TIMEOUT, Failure.STALLED, Failure.SERVER, Failure.INVALID)
 # Of one model, or of the moment: cooling down is enough.
 PASSING = (Failure.OUT_OF_MEMORY, Failure.MODEL_MISSING, Failure.OVERLOADED, Failure.LIMITED)
-LIMITS = "it limits us"
+LIMITS = N_("it limits us")
 IN_ROTATION = (Health.UNKNOWN, Health.HEALTHY, Health.RECOVERING)
 
 
@@ -94,15 +95,14 @@ class NodeHealth:
             return
         self._good_since, self._bad_at = None, now
         self._misses += 1
-        more = f" ({problem})" if problem else ""
         if failure is Failure.CONNECT:
             self._needs_tokens = False  # nobody listens there: what comes back is another process, without that history
         if failure is Failure.AUTH:
-            self._leave(Health.MISCONFIGURED, now, "it does not accept the key")
+            self._leave(Health.MISCONFIGURED, now, N_("it does not accept the key"))
         elif self.state is Health.UNKNOWN or self._misses >= self.rules.misses:
-            self._leave(Health.OUT, now, f"looks fail: {failure.value}{more}")
+            self._leave(Health.OUT, now, _with(said("looks fail: {failure}", failure=failure.value), problem))
         elif self.state in (Health.HEALTHY, Health.RECOVERING):
-            self._leave(Health.DOUBTFUL, now, f"a look failed: {failure.value}{more}")
+            self._leave(Health.DOUBTFUL, now, _with(said("a look failed: {failure}", failure=failure.value), problem))
 
     def answered(self, now: float, model: str = "") -> None:
         """A token came: the strongest sign there is."""
@@ -117,7 +117,7 @@ class NodeHealth:
         """A request failed there by its fault."""
         if failure is Failure.AUTH:
             self._needs_tokens, self._bad_at = True, now
-            self._leave(Health.MISCONFIGURED, now, "it does not accept the key")
+            self._leave(Health.MISCONFIGURED, now, N_("it does not accept the key"))
             return
         if failure in PASSING:
             return
@@ -126,7 +126,9 @@ class NodeHealth:
         # One that goes quiet may answer control calls for ever: the first silence is reason enough to doubt it.
         enough = 1 if failure in (Failure.TIMEOUT, Failure.STALLED) else self.rules.failures
         self._needs_tokens = self._needs_tokens or (failure in OF_TOKENS and self._failures >= enough)
-        why = f"requests failed, {self._failures} in a row; the last: {failure.value}"
+        why = said(
+            "requests failed, {count} in a row; the last: {failure}", count=self._failures, failure=failure.value
+        )
         if self._failures >= 2 * self.rules.failures and self.state is Health.DOUBTFUL:
             self._leave(Health.OUT, now, why)
         elif self._failures >= enough and self.is_in_rotation(now):
@@ -145,9 +147,9 @@ class NodeHealth:
             self._needs_tokens = True
             misses = self._probe_misses + min(self._failures, 1)  # a request that failed before counts as one
             if misses >= self.rules.probes and (self.is_in_rotation(now) or self.state is Health.DOUBTFUL):
-                self._leave(Health.OUT, now, f"it makes no tokens: {failure.value}")
+                self._leave(Health.OUT, now, said("it makes no tokens: {failure}", failure=failure.value))
             elif self.is_in_rotation(now):
-                self._leave(Health.DOUBTFUL, now, f"a probe failed: {failure.value}")
+                self._leave(Health.DOUBTFUL, now, said("a probe failed: {failure}", failure=failure.value))
 
     def tried(self, now: float) -> None:
         """A request is let through to find out."""
@@ -269,3 +271,7 @@ class NodeHealth:
         self._limited_until = max(self._limited_until, now + wait_s)
         if self.state not in (Health.OUT, Health.MISCONFIGURED):
             self._become(Health.LIMITED, now, LIMITS)
+
+
+def _with(text: str, problem: str) -> str:
+    return f"{text} ({problem})" if problem else text

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import UpstreamError, UpstreamTimeout, YardError
+from modelyard.errors import N_, UpstreamError, UpstreamTimeout, YardError
 from modelyard.types.fleet import NodeLook
 from modelyard.types.model import Capability, Model
 
 from .fleet import Fleet
 from .node import FleetNode
 
-UNREADABLE = "it could not be asked"
+UNREADABLE = N_("it could not be asked")
 PAUSE_S_LEAST = 0.05
 MAKES_TOKENS = frozenset((Capability.CHAT, Capability.COMPLETION))
 

@@ -24,7 +24,7 @@ from typing import Self, TypeVar
 import structlog
 
 from modelyard.clock import Clock
-from modelyard.errors import InsufficientMemory, LoadFailed, NoNodeAvailable, QueueFull, YardError
+from modelyard.errors import N_, InsufficientMemory, LoadFailed, NoNodeAvailable, QueueFull, YardError
 from modelyard.providers.base import ChunkStream, NodeProvider
 from modelyard.providers.ticket import Ticket
 from modelyard.types.chat import Chunk, Delta, InferenceRequest
@@ -256,7 +256,7 @@ class Router:
         if failed:
             return [*failed.values()][-1]
         standings = self._standings.of(candidates.models, None)
-        reasons = "; ".join(f"{one.node or 'local'}: {one.reason_not or 'not usable'}" for one in standings)
+        reasons = "; ".join(f"{one.node or 'local'}: {one.reason_not or N_('not usable')}" for one in standings)
         wait_s = self._standings.next_chance_s(candidates.models)
         return NoNodeAvailable(model=candidates.name, reasons=reasons, retry_after_s=wait_s)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from modelyard.clock import Clock
+from modelyard.errors import N_, said
 from modelyard.types.fleet import Health
 from modelyard.types.model import Model
 
@@ -62,8 +63,8 @@ class Standings:
             )  # fmt: skip
         node = self._fleet.nodes.get(model.node)
         if node is None:
-            return Standing(model.name, model.node, usable=Usable.NO, reason_not="it is not configured any more")
-        usable, reason = (Usable.LAST, "spared") if is_spared else self._usable(node, model, now)
+            return Standing(model.name, model.node, usable=Usable.NO, reason_not=N_("it is not configured any more"))
+        usable, reason = (Usable.LAST, N_("spared")) if is_spared else self._usable(node, model, now)
         return Standing(
             model.name, node.name, weight=node.rules.weight, usable=usable, reason_not=reason, kind=model.kind,
             is_resident=node.is_resident(model), is_told=node.tells_residents,
@@ -103,15 +104,19 @@ class Standings:
         """
         health, cooldowns = node.health, self._fleet.cooldowns
         if node.is_draining:  # (1)
-            return Usable.NO, "draining"
+            return Usable.NO, N_("draining")
         cooling_s = cooldowns.until(node.name, model.name, now) - now
         if cooling_s > 0:  # (2)
             return (
                 Usable.NO,
-                f"cooling down for {math.ceil(cooling_s)} s after {cooldowns.reason(node.name, model.name)}",
+                said(
+                    "cooling down for {cooling_s} s after {failure}",
+                    cooling_s=math.ceil(cooling_s),
+                    failure=cooldowns.reason(node.name, model.name),
+                ),
             )
         if not cooldowns.may_try(node.name, model.name, now):
-            return Usable.NO, "one request finds out whether it is well again"
+            return Usable.NO, N_("one request finds out whether it is well again")
         if health.wants_try(now):  # (3)
             return Usable.YES, ""
         if health.state in (Health.OUT, Health.MISCONFIGURED):  # (4)

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from modelyard.errors import N_
+
 from .facts import ModelFacts
 from .memory import Footprint
 
@@ -53,7 +55,7 @@ class ModelRef:
         """Raise `ValueError` for what cannot be a name."""
         match = _REF.fullmatch(text) if len(text) <= NAME_CHARS_MAX else None
         if match is None or any(part in ("", ".", "..") for part in match[1].split("/")):
-            raise ValueError("not a model name; expected [namespace/]name[:tag][@node]")
+            raise ValueError(N_("not a model name; expected [namespace/]name[:tag][@node]"))
         return cls(match[1], match[2] or "latest", match[3])
 
 
@@ -110,7 +112,7 @@ def model_at(node: str, kind: Kind, node_model: str, **known: Any) -> Model:
     """
     ModelRef.parse(node_model)
     if "@" in node_model:
-        raise ValueError("a model of a node cannot be named after another node")
+        raise ValueError(N_("a model of a node cannot be named after another node"))
     name = f"{node_model.lower().removesuffix(':latest')}@{node}"
     given = {"engine": kind, "identity": f"{kind}:{name}", **known}
     return Model(name, kind=kind, node=node, node_model=node_model, **given)

@@ -12,6 +12,7 @@ import structlog
 
 from modelyard.config.model_settings import NO_OPTIONS
 from modelyard.config.schema import Settings
+from modelyard.errors import N_
 from modelyard.models.catalog import Alias, Catalog
 from modelyard.providers.fitting import PromptLimits
 from modelyard.types.model import Capability, Model
@@ -77,8 +78,8 @@ def problem_at_path(models: Iterable[Model], path: Path, *, must_chat: bool = Fa
     if any(not must_chat or Capability.CHAT in model.capabilities for model in servable):
         return ""
     if servable:
-        return "it cannot chat"
-    return there[0].problem if there else "no engine here serves it"
+        return N_("it cannot chat")
+    return there[0].problem if there else N_("no engine here serves it")
 
 
 def paths_of_one(path: Path | None) -> tuple[Path, ...]:
@@ -135,5 +136,5 @@ def warn_of_unknown_names(settings: Settings, catalog: Catalog) -> None:
         return
     at_path = [model.name for model in catalog.list() if not model.problem and is_at(model, models.path)]
     if len(at_path) != 1:
-        problem = problem_at_path(catalog.list(), models.path) or "there are several models"
+        problem = problem_at_path(catalog.list(), models.path) or N_("there are several models")
         log.warning("config.path_is_not_one_model", path=str(models.path), models=at_path, problem=problem)

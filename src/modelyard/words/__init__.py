@@ -12,6 +12,8 @@ from pathlib import Path
 
 from modelyard.errors import Sentence, TimeoutWithDiagnosis, YardError, fill
 
+from .phrases import WORDED, in_language
+
 LANGUAGES = ("en", "zh_TW", "zh_CN")
 _LOCALES = Path(__file__).parent / "locales"
 
@@ -37,11 +39,25 @@ def counted(count: int, one: str, many: str, language: str = "en") -> str:
 
 def render(error: YardError, language: str = "en") -> tuple[str, list[str]]:
     """An error's message and suggestions in a language. Suggestions whose values are missing are left out."""
-    message = fill(_(error.text, language), error.fields)
+    fields = error.fields if language == "en" else _told(error.fields, language)
+    message = fill(_(error.text, language), fields)
     if isinstance(error, TimeoutWithDiagnosis) and error.sentences:
         message = joined(error.sentences, language)
-    hints = [fill(_(hint, language), error.fields) for hint in error.hints]
+    hints = [fill(_(hint, language), fields) for hint in error.hints]
     return message, [hint for hint in hints if "{" not in hint]
+
+
+def told(text: str, language: str = "en") -> str:
+    """An English text of ours that came as text, with its values in it, in a language."""
+    return text if language == "en" else in_language(text, _LOCALES / language / "LC_MESSAGES" / "modelyard.mo")
+
+
+def _told(fields: Mapping[str, object], language: str) -> dict[str, object]:
+    """The values of an error; those that are words in a language."""
+    return {
+        name: told(str(value), language) if name in WORDED and isinstance(value, str | YardError) else value
+        for name, value in fields.items()
+    }
 
 
 def joined(sentences: Sequence[Sentence], language: str = "en") -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from modelyard.engines.base import Engine, LaunchOptions
-from modelyard.errors import LoadFailed
+from modelyard.errors import LoadFailed, said
 from modelyard.memory.contexts import bucket, sizes
 from modelyard.memory.measured import MeasuredStore
 from modelyard.types.memory import Footprint
@@ -93,7 +93,10 @@ class LaunchPlanner:
     def _engine(self, model: Model) -> Engine:
         engine = next((engine for engine in self._engines if engine.serves(model)), None)
         if engine is None:
-            raise LoadFailed(model=model.name, problem=f"no engine here serves it ({model.engine or 'unknown format'})")
+            raise LoadFailed(
+                model=model.name,
+                problem=said("no engine here serves it ({format})", format=model.engine or "unknown format"),
+            )
         return engine
 
     async def _plan(

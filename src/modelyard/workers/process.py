@@ -22,6 +22,7 @@ import structlog
 
 from modelyard.engines.base import WorkerCommand
 from modelyard.engines.worker_cell import PARENT_VARIABLE
+from modelyard.errors import said
 from modelyard.workers.marked import RUN_VARIABLE, WORKER_VARIABLE, kill_marked
 from modelyard.workers.output import OutputTail
 
@@ -46,12 +47,12 @@ class ExitStatus:
     def of(cls, returncode: int) -> ExitStatus:
         """From `subprocess`' return code: negative is a signal."""
         if returncode >= 0:
-            return cls(returncode, None, f"exit code {returncode}")
+            return cls(returncode, None, said("exit code {code}", code=returncode))
         try:
             name = signal.Signals(-returncode).name
         except ValueError:
             name = str(-returncode)
-        return cls(None, -returncode, f"killed by signal {name}")
+        return cls(None, -returncode, said("killed by signal {name}", name=name))
 
 
 async def spawn(command: WorkerCommand, *, run_folder: Path, mark: str) -> Worker:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from modelyard.diagnosis import explained
-from modelyard.errors import N_, LoadFailed, LoadStalled, OutOfMemory
+from modelyard.errors import N_, LoadFailed, LoadStalled, OutOfMemory, said
 from modelyard.types.address import LOOPBACK
 from modelyard.types.memory import ProcessMemory
 from modelyard.units import format_bytes
@@ -78,11 +78,13 @@ async def wait_ready(worker: Worker, watch: LoadWatch) -> Trace:
         is_late = now - began >= watch.deadline_s
         if now - signs.seen_at >= watch.stall_s * (LATE_STALL_RATIO if is_late else 1):
             if is_late:
-                problem = f"it was not ready after {round(now - began)} s, and does no more"
+                problem = said("it was not ready after {waited_s} s, and does no more", waited_s=round(now - began))
                 raise await door.with_ports(_failed(worker, watch, problem, ""))
             raise await door.with_ports(_stalled(worker, watch, trace, round(now - signs.seen_at)))
         if now - began >= DEADLINE_RATIO_MAX * watch.deadline_s:
-            raise await door.with_ports(_failed(worker, watch, f"it was not ready after {round(now - began)} s", ""))
+            raise await door.with_ports(
+                _failed(worker, watch, said("it was not ready after {waited_s} s", waited_s=round(now - began)), "")
+            )
     watch.on_progress("ready", 1.0)
     return trace
 
@@ -190,17 +192,22 @@ class _Door:
         socket = self.worker.socket
         if isinstance(socket, Path):
             if not is_ours(writer.get_extra_info("socket").fileno()):
-                raise _failed(self.worker, self.watch, "its socket belongs to another user", "")
+                raise _failed(self.worker, self.watch, N_("its socket belongs to another user"), "")
             return
         found = await asyncio.to_thread(look, self.worker.pid, socket.number)
         if self.worker.exited.done():
             return  # of that others tell better
         if found.exposed_at:
-            error = _failed(self.worker, self.watch, f"it listens on {found.exposed_at}, where others reach it", "")
+            error = _failed(
+                self.worker,
+                self.watch,
+                said("it listens on {exposed_at}, where others reach it", exposed_at=found.exposed_at),
+                "",
+            )
             error.hints = (N_("Let its command listen on 127.0.0.1, as with --host 127.0.0.1."),)
             raise error
         if found.has_stranger:
-            raise _failed(self.worker, self.watch, "another program listens on its port", "")
+            raise _failed(self.worker, self.watch, N_("another program listens on its port"), "")
 
     async def with_ports(self, error: LoadFailed) -> LoadFailed:
         """The same error, which also says where the worker listens instead."""

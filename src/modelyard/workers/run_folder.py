@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from modelyard.errors import ConfigError
+from modelyard.errors import N_, ConfigError
 
 OWNER_FILE = "owner.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -85,7 +85,7 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(where=str(folder), problem="the folder for sockets belongs to somebody else")
+        raise ConfigError(where=str(folder), problem=N_("the folder for sockets belongs to somebody else"))
     if found.st_mode & 0o077:
         folder.chmod(0o700)
 

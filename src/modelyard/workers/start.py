@@ -15,7 +15,7 @@ import structlog
 
 from modelyard.diagnosis import Verdict
 from modelyard.engines.base import Engine
-from modelyard.errors import LoadFailed
+from modelyard.errors import LoadFailed, said
 from modelyard.memory.measured import Measured, MeasuredStore
 from modelyard.models.problems import unusable
 from modelyard.types.memory import ProcessMemory
@@ -140,7 +140,7 @@ class Starter:
         try:
             worker = await spawn(command, run_folder=self._run.path, mark=self._run.mark)
         except OSError as error:
-            problem = f"the worker cannot be started: {error.strerror or error}"
+            problem = said("the worker cannot be started: {error}", error=error.strerror or error)
             raise LoadFailed(model=model.name, problem=problem) from error
         watch = LoadWatch(
             model=model.name,
