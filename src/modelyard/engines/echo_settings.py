@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from modelyard.errors import N_, ConfigError
+from modelyard.errors import N_, ConfigError, said
 
 _MIB = 1024**2
 
@@ -54,7 +54,7 @@ class EchoSettings:
             if name not in known:
                 raise ConfigError(where=f"echo setting {name}", problem=N_("there is no such setting"))
             if not _fits(value, known[name]):
-                raise ConfigError(where=f"echo setting {name}", problem=f"expected {known[name]}")
+                raise ConfigError(where=f"echo setting {name}", problem=said("expected {kind}", kind=known[name]))
         return cls(**values)  # type: ignore[arg-type]  # checked above, by name
 
     def to_json(self) -> str:
