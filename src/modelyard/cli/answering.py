@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from modelyard.cli.markdown.stream import Markdown
 from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session
+from modelyard.cli.statistics import Statistics
+from modelyard.cli.terminal import Terminal, plain
 from modelyard.errors import N_, CapabilityMissing, ModelNotFound, YardError
 from modelyard.types.chat import Delta, Message, Usage
 
@@ -24,10 +28,61 @@ class Answer:
     """What came. `failure` and `is_interrupted` say why it may not be all."""
 
     text: str = ""
+    thinking: str = ""
     finish: str | None = None
     usage: Usage | None = None
     is_interrupted: bool = False
     failure: YardError | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+    blocks: list[str] = field(default_factory=list)  # of code, in order
+    request_id: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """The server said that this is all."""
+        return self.finish is not None and not self.is_interrupted and self.failure is None
+
+
+class Writer:
+    """Writes an answer where it belongs: drawn for a person, as it is for a pipe; what it thinks beside it."""
+
+    def __init__(self, terminal: Terminal, *, is_shown: bool, shows_thinking: bool) -> None:
+        self._terminal, self._is_shown = terminal, is_shown
+        self._shows_thinking = shows_thinking and terminal.is_watched and is_shown
+        self._is_thinking = False
+        self.markdown = Markdown(terminal.columns) if terminal.shows_markdown else None
+
+    def think(self, text: str) -> None:
+        """A piece of what the model thinks."""
+        if self._shows_thinking:
+            if not self._is_thinking:
+                self._terminal.thinking(self._terminal._(N_("Thinking:")) + " ")
+            self._is_thinking = True
+            self._terminal.thinking(text)
+
+    def answer(self, text: str) -> None:
+        """A piece of the answer."""
+        self._end_thinking()
+        if not self._is_shown:
+            return
+        if self.markdown is None:
+            self._terminal.answer(text)
+        else:
+            self.markdown.resize(self._terminal.columns)
+            self._terminal.shown(self.markdown.feed(plain(text)))
+
+    def end(self) -> None:
+        """Write what was held back, and end the line."""
+        self._terminal.clear_status()
+        self._end_thinking()
+        if self._is_shown and self.markdown is not None:
+            self._terminal.shown(self.markdown.end())
+        self._terminal.end_answer()
+
+    def _end_thinking(self) -> None:
+        if self._is_thinking:
+            self._is_thinking = False
+            self._terminal.thinking("\n\n")
 
 
 def stream_answer(
@@ -38,39 +93,45 @@ def stream_answer(
     options: Mapping[str, object],
     *,
     is_shown: bool = True,
+    shows_thinking: bool = True,
 ) -> Answer:
     """Ask, and print the pieces as they come. Ctrl-C closes the connection and returns what has come so far."""
-    answer = Answer()
-    request_id = f"cli-{secrets.token_hex(8)}"
+    answer = Answer(request_id=f"cli-{secrets.token_hex(8)}")
+    writer = Writer(session.terminal, is_shown=is_shown, shows_thinking=shows_thinking)
+    began = time.monotonic()
     try:
         with (
-            PhaseLine(session, client.url, request_id) as phase,
-            client.chat(model, messages, request_id=request_id, options=options) as stream,
+            PhaseLine(session, client.url, answer.request_id) as phase,
+            client.chat(model, messages, request_id=answer.request_id, options=options) as stream,
         ):
             for piece in stream:
-                match piece:
-                    case Delta():
-                        if piece.text:
-                            phase.close()
-                        elif piece.reasoning:
-                            phase.tell(N_("thinking"))
-                        _take(session, answer, piece, is_shown=is_shown)
-                    case Usage():
-                        answer.usage = piece
+                if isinstance(piece, Usage):
+                    answer.usage = piece
+                elif isinstance(piece, Delta):
+                    if piece.has_content:
+                        answer.statistics.take(time.monotonic() - began)
+                    if piece.text or (piece.reasoning and shows_thinking):
+                        phase.close()
+                    elif piece.reasoning:
+                        phase.tell(N_("thinking"))
+                    _take(writer, answer, piece)
     except KeyboardInterrupt:
         answer.is_interrupted = True
     except YardError as error:
         answer.failure = error
-    session.terminal.clear_status()
-    session.terminal.end_answer()
+    writer.end()
+    answer.statistics.end(time.monotonic() - began, answer.usage)
+    answer.blocks = writer.markdown.blocks if writer.markdown is not None else []
     return answer
 
 
-def _take(session: Session, answer: Answer, piece: Delta, *, is_shown: bool) -> None:
+def _take(writer: Writer, answer: Answer, piece: Delta) -> None:
+    if piece.reasoning:
+        answer.thinking += piece.reasoning
+        writer.think(piece.reasoning)
     if piece.text:
         answer.text += piece.text
-        if is_shown:
-            session.terminal.answer(piece.text)
+        writer.answer(piece.text)
     answer.finish = piece.finish or answer.finish
 
 

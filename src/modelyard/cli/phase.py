@@ -19,6 +19,7 @@ ASK_EVERY_S = 1.0
 
 _PHASES = {
     "queued": N_("queued, {waiting} waiting"),
+    "reading": N_("reading the prompt {percent} %"),
     "loading": N_("loading the model"),
     "prefill": N_("reading the prompt"),
     "generating": N_("generating"),
@@ -85,7 +86,9 @@ def phase_text(session: Session, status: NodeStatus, request_id: str) -> str:
     request = next((request for request in status.requests if request.id == request_id), None)
     if request is None:
         return ""
-    phase, template = request.phase, _PHASES.get(request.phase, "")
+    phase, ratio = request.phase, request.prompt_ratio
+    template = _PHASES["reading"] if phase == "prefill" and ratio is not None else _PHASES.get(phase, "")
     if request.wait is not None:
         return wait_text(session, request.wait)
-    return session.terminal._(template, waiting=status.queue) if template else phase
+    percent = round(100 * (ratio or 0.0))
+    return session.terminal._(template, waiting=status.queue, percent=percent) if template else phase

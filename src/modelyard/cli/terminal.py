@@ -6,6 +6,7 @@ out wherever a terminal would act on them.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from modelyard.errors import ConfigError, YardError, fill
 from modelyard.words import _, counted, render
 
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+COLUMNS = 80  # where nobody tells
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -89,6 +91,34 @@ class Terminal:
             self._is_mid_line = not text.endswith("\n")  # before writing: Ctrl-C may come right after it
         self.listing(plain(text) if sys.stdout.isatty() else text)
 
+    def shown(self, text: str) -> None:
+        """A piece of the answer with our own colours in it, whose control characters were taken out before."""
+        if text:
+            self._is_mid_line = not text.endswith("\n")
+            self.listing(text)
+
+    def thinking(self, text: str) -> None:
+        """A piece of what the model thinks before it answers: dim, beside the answer."""
+        self.clear_status()
+        sys.stderr.write(self.styled(plain(text), "2", sys.stderr))
+        sys.stderr.flush()
+
+    @property
+    def shows_markdown(self) -> bool:
+        """Whether answers are drawn: where a person reads them in colour. Everywhere else they stay as they are."""
+        return self._is_smart(sys.stdout) and self.has_colour(sys.stdout)
+
+    @property
+    def columns(self) -> int:
+        """The window's width now; COLUMNS wins, as everywhere."""
+        told = self._environment.get("COLUMNS", "")
+        if told.isdigit() and int(told) > 0:
+            return int(told)
+        try:
+            return os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
+        except (OSError, ValueError):
+            return COLUMNS
+
     def end_answer(self) -> None:
         """End the answer's last line."""
         if self._is_mid_line:
@@ -134,7 +164,7 @@ class Terminal:
         """NO_COLOR beats FORCE_COLOR; else colour is for terminals."""
         if "NO_COLOR" in self._environment:
             return False
-        if self._environment.get("FORCE_COLOR", "0") != "0":
+        if self._environment.get("FORCE_COLOR", "0") != "0" or self._environment.get("TTY_COMPATIBLE") == "1":
             return True
         return self._environment.get("CLICOLOR") != "0" and self._is_smart(stream)
 
@@ -144,6 +174,9 @@ class Terminal:
         return self._is_smart(sys.stderr)
 
     def _is_smart(self, stream: TextIO) -> bool:
+        """Whether it is a terminal that can be drawn on. TTY_INTERACTIVE=0 says that nobody watches, as in CI."""
+        if self._environment.get("TTY_INTERACTIVE") == "0" or self._environment.get("TTY_COMPATIBLE") == "0":
+            return False
         return stream.isatty() and self._environment.get("TERM") != "dumb"
 
     @contextmanager

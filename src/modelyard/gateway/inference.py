@@ -292,6 +292,7 @@ class Inference:
                 phase="loading" if ticket.phase == "queued" and ticket.model in loading else ticket.phase,
                 age_s=now - ticket.started_at,
                 output_tokens=ticket.usage.output_tokens if ticket.usage else ticket.output_chunks,
+                prompt_ratio=ticket.prompt_ratio,
                 wait=self.wait_of(ticket),
             )
             for ticket in self._in_flight.values()

@@ -8,7 +8,7 @@ from typing import Self
 from modelyard.clock import Clock
 from modelyard.providers.base import ChunkStream
 from modelyard.providers.ticket import Ticket
-from modelyard.types.chat import Chunk, Delta, Usage
+from modelyard.types.chat import Chunk, Delta, Progress, Usage
 
 
 class MeteredStream:
@@ -37,6 +37,8 @@ class MeteredStream:
                     content_count -= 1
             elif type(chunk) is Usage:
                 ticket.usage = chunk
+            elif type(chunk) is Progress and chunk.total > 0:
+                ticket.prompt_ratio = chunk.done / chunk.total
         if content_count:
             now = self._clock.monotonic()
             if ticket.answered_at is None:

@@ -23,8 +23,8 @@ class Ticket:
     __slots__ = (
         "_error", "_task", "affinity", "answered_at", "attempts", "caller_id", "deadline_at", "degraded", "engine",
         "fallback_reason", "finish", "first_token_at", "has_others", "hops", "id", "is_retry", "load_s", "model",
-        "output_chunks", "phase", "priority", "provider", "queue_s", "request_id", "role", "route", "sent_at",
-        "started_at", "streamed", "trimmed", "usage", "wait_s_max", "why",
+        "output_chunks", "phase", "priority", "prompt_ratio", "provider", "queue_s", "request_id", "role", "route",
+        "sent_at", "started_at", "streamed", "trimmed", "usage", "wait_s_max", "why",
     )  # fmt: skip
 
     def __init__(self, id: str, *, request_id: str, route: str, caller_id: str, started_at: float) -> None:
@@ -56,6 +56,7 @@ class Ticket:
         self.sent_at: float | None = None  # handed to whoever answers
         self.first_token_at: float | None = None
         self.answered_at: float | None = None  # the last piece so far
+        self.prompt_ratio: float | None = None  # how much of the prompt is read, where that is told
         self.output_chunks = 0
         self.usage: Usage | None = None
         self.finish: FinishReason | None = None

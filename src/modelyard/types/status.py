@@ -88,6 +88,7 @@ class RequestStatus:
     phase: str  # queued, loading, prefill, generating
     age_s: float
     output_tokens: int
+    prompt_ratio: float | None = None  # how much of the prompt has been read, from 0 to 1, where that is told
     wait: WaitStatus | None = None  # how it stands with it while it waits for memory or a slot
 
 

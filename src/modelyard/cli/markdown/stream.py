@@ -40,6 +40,10 @@ class Markdown:
         self.blocks: list[str] = []  # the text of each fenced block so far, for whoever wants to copy one
         self._out: list[str] = []
 
+    def resize(self, columns: int) -> None:
+        """The window has this width now; lines that have begun keep theirs."""
+        self._columns = columns
+
     def feed(self, text: str) -> str:
         """What can be written now."""
         for part in re.split(r"(\n)", text):
