@@ -154,7 +154,7 @@ def of_client(client: YardClient) -> dict[str, Ask]:
         "pin": lambda: client.pin("m", pinned=True), "nodes": client.nodes,
         "edit_node": lambda: client.edit_node("n", weight=1), "check_node": lambda: client.check_node("n"),
         "chat": chat, "pull": lambda: client.pull("m"), "delete": lambda: client.delete("m"), "check": client.check,
-        "rescan": client.rescan,
+        "rescan": client.rescan, "describe": lambda: client.describe("m"), "cancel": lambda: client.cancel("r1"),
     }  # fmt: skip
 
 

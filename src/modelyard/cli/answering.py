@@ -36,6 +36,7 @@ class Answer:
     statistics: Statistics = field(default_factory=Statistics)
     blocks: list[str] = field(default_factory=list)  # of code, in order
     request_id: str = ""
+    receipt: dict[str, str] = field(default_factory=dict)  # who answered and what it took, in the server's words
 
     @property
     def is_complete(self) -> bool:
@@ -104,6 +105,7 @@ def stream_answer(
             PhaseLine(session, client.url, answer.request_id) as phase,
             client.chat(model, messages, request_id=answer.request_id, options=options) as stream,
         ):
+            answer.receipt = stream.receipt
             for piece in stream:
                 if isinstance(piece, Usage):
                     answer.usage = piece

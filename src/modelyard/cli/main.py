@@ -26,7 +26,7 @@ from modelyard.words import LANGUAGES, _, language_of_header
 # Where each command is, and its line in `--help`, which imports none of them.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("modelyard.cli.serve:serve", N_("Start the server.")),
-    "chat": ("modelyard.cli.chat:chat", N_("Talk to a model.")),
+    "chat": ("modelyard.cli.chat.command:chat", N_("Talk to a model.")),
     "ask": ("modelyard.cli.ask:ask", N_("Ask one question.")),
     "tour": ("modelyard.cli.tour.command:tour", N_("Meet every model of a server in turn.")),
     "list": ("modelyard.cli.models:list_models", N_("List the models of a server.")),

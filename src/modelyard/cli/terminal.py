@@ -28,6 +28,7 @@ class Terminal:
         self._environment = environment
         self._has_status_line = False
         self._is_mid_line = False
+        self.draws_markdown = True  # where it can be
 
     def _(self, template: str, **fields: object) -> str:
         """A text in the person's language."""
@@ -73,6 +74,11 @@ class Terminal:
         """A line beside the answer that stands out, as a title does."""
         self._line(self.styled(plain(text), "1", sys.stderr))
 
+    def faint(self, text: str) -> None:
+        """A line beside the answer for whoever looks for it."""
+        if text:
+            self._line(self.styled(plain(text), "2", sys.stderr))
+
     def ask(self, template: str) -> None:
         """A question, with the cursor left behind it."""
         self.clear_status()
@@ -106,7 +112,7 @@ class Terminal:
     @property
     def shows_markdown(self) -> bool:
         """Whether answers are drawn: where a person reads them in colour. Everywhere else they stay as they are."""
-        return self._is_smart(sys.stdout) and self.has_colour(sys.stdout)
+        return self.draws_markdown and self._is_smart(sys.stdout) and self.has_colour(sys.stdout)
 
     @property
     def columns(self) -> int:

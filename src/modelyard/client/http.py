@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
 from modelyard.client.addresses import model_path, node_path
 from modelyard.client.event_lines import EventTooLarge, event_data
 from modelyard.client.ollama_lines import Lines
-from modelyard.client.replies import ModelEntry, chunks_of, convert, decode, error_of, model_entry
+from modelyard.client.replies import ModelEntry, chunks_of, content_of, convert, decode, error_of, model_entry
 from modelyard.errors import (
     N_,
     ConfigError,
@@ -39,6 +40,7 @@ CONNECT_S = 10.0
 ANSWER_S = 30.0  # for what a server knows without working
 LOAD_S = 3600.0  # a load has its deadlines on the server
 SILENCE_S = 60.0  # in a stream; a server gives a sign of life every 10 s
+OURS = "x-modelyard-"  # headers that say who answered, and what it took
 BODY_BYTES_MAX = 64 * 1024**2
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
@@ -50,6 +52,8 @@ class ChatStream:
         self._response = response
         self._url = url
         self.request_id = response.headers.get("x-request-id", "")
+        names = (name for name in response.headers if name.startswith(OURS))
+        self.receipt = {name.removeprefix(OURS): str(response.headers[name]) for name in names}
 
     def __iter__(self) -> Iterator[Delta | Usage | None]:
         """Pieces; None for a sign of life without one."""
@@ -116,6 +120,14 @@ class YardClient:
     def show(self, model: str) -> ModelEntry:
         """One model, with all the server says about it."""
         return model_entry(self._ask("GET", f"/v1/models/{model_path(model)}"), self.url)
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """One model as Ollama's `show` tells of it: licence, parameters, template."""
+        return self._ask("POST", "/api/show", {"model": model})
+
+    def cancel(self, request_id: str) -> None:
+        """End a request that is being answered, or waits."""
+        self._ask("DELETE", f"/admin/requests/{quote(request_id, safe='')}")
 
     def status(self) -> NodeStatus:
         """What is in memory, who waits, what runs."""
@@ -194,7 +206,7 @@ class YardClient:
         body = {
             **(options or {}),
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [{"role": message.role, "content": content_of(message)} for message in messages],
             "stream": True,
             "stream_options": {"include_usage": True},
         }

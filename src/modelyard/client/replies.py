@@ -10,7 +10,7 @@ import msgspec
 
 from modelyard import errors
 from modelyard.errors import N_, YardError
-from modelyard.types.chat import FINISH_REASONS, Delta, ToolCallDelta, Usage
+from modelyard.types.chat import FINISH_REASONS, Delta, Message, TextPart, ToolCallDelta, Usage
 
 Value = TypeVar("Value")
 MESSAGE_CHARS_MAX = 4000
@@ -62,6 +62,18 @@ def model_entry(body: Mapping[str, Any], url: str) -> ModelEntry:
     return convert({**entry, "details": details}, ModelEntry, url)
 
 
+def content_of(message: Message) -> object:
+    """A message's content as OpenAI writes it."""
+    if not isinstance(message.content, tuple):
+        return message.content
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": f"data:{part.media_type};base64,{part.base64}"}}
+        for part in message.content
+    ]
+
+
 def chunks_of(body: Mapping[str, Any]) -> list[Delta | Usage]:
     """The pieces in one `chat.completion.chunk`."""
     found: list[Delta | Usage] = []
@@ -104,6 +116,8 @@ def error_of(status: int, body: object, request_id: str = "") -> YardError:
         hints=[str(hint) for hint in hints[:SUGGESTIONS_MAX]] if isinstance(hints, list) else None,
         param=told.get("param"),
     )
+    if isinstance(verdict := told.get("verdict"), dict):
+        error.fields["verdict"] = verdict
     request_id = str(told.get("request_id") or request_id)
     if request_id:
         error.add_note(f"request id: {request_id[:200]}")

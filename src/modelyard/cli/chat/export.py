@@ -1,0 +1,62 @@
+"""A conversation as a file: Markdown for people, JSON for programs. Pure but for `write`, which overwrites nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelyard.cli.chat.store import Kept
+from modelyard.cli.output import SCHEMA_VERSION
+from modelyard.errors import N_, BadRequest
+
+FORMS = ("md", "json")
+
+
+def as_text(kept: Kept, form: str) -> str:
+    """The whole conversation in one of `FORMS`."""
+    return _json(kept) if form == "json" else _markdown(kept)
+
+
+def form_of(path: Path) -> str:
+    """What a file's name asks for.
+
+    >>> form_of(Path("a.json")), form_of(Path("a"))
+    ('json', 'md')
+    """
+    return "json" if path.suffix.lower() == ".json" else "md"
+
+
+def write(path: Path, text: str) -> None:
+    """A new file, readable by its owner only. Raises `BadRequest` if there is one of that name."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            path.chmod(0o600)
+            file.write(text)
+    except FileExistsError as problem:
+        raise BadRequest(N_("{path} is there already; nothing was written."), path=str(path)) from problem
+    except OSError as problem:
+        raise BadRequest(N_("{path} cannot be written: {problem}"), path=str(path), problem=str(problem)) from problem
+
+
+def _markdown(kept: Kept) -> str:
+    parts = [f"# {kept.title or kept.id}", f"{kept.model} · {_time(kept.created_at)}"]
+    if kept.system:
+        parts += ["## System", kept.system]
+    for turn in kept.turns:
+        mark = "" if turn.is_complete else " (interrupted)"
+        parts += ["## You", turn.question, f"## {turn.model or kept.model}{mark}", turn.answer]
+    return "\n\n".join(parts) + "\n"
+
+
+def _json(kept: Kept) -> str:
+    whole = asdict(kept)
+    turns = [{**one, "at": _time(one["at"])} for one in whole.pop("turns")]
+    times = {name: _time(whole[name]) for name in ("created_at", "updated_at")}
+    told = {"schema_version": SCHEMA_VERSION, **whole, **times, "turns": turns}
+    return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

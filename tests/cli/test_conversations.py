@@ -1,0 +1,172 @@
+"""Conversations that are kept: what a killed chat leaves, what two at once do, what is exported and forgotten."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from modelyard.cli.chat.export import as_text, write
+from modelyard.cli.chat.store import FILE, TURN_CHARS_MAX, Store, StoreUnusable, Turn
+from modelyard.errors import BadRequest, NotFound
+from tests.cli.conftest import run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+def begun(store: Store, *questions: str) -> str:
+    one = store.begin(questions[0], "m", "Be brief.")
+    for number, question in enumerate(questions):
+        store.add(one, number, Turn(question, question.upper(), model="m", at=1.0, statistics={"took_s": 1.5}))
+    return one
+
+
+def test_turns_come_back_as_they_were(store: Store) -> None:
+    one = begun(store, "hello", "模型 🤖")
+    store.add(one, 2, Turn("and", "half", is_complete=False, model="n"))
+
+    kept = store.get("last")
+
+    assert (kept.id, kept.title, kept.model, kept.system) == (one, "hello", "n", "Be brief.")
+    assert [turn.answer for turn in kept.turns] == ["HELLO", "模型 🤖", "half"]
+    assert [turn.is_complete for turn in kept.turns] == [True, True, False]
+    assert kept.turns[0].statistics == {"took_s": 1.5}
+
+
+def test_the_file_is_its_owners_alone(store: Store) -> None:
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+
+
+def test_a_turn_that_is_asked_again_takes_the_place_of_the_old_one(store: Store) -> None:
+    one = begun(store, "a", "b", "c")
+
+    store.add(one, 1, Turn("b2", "B2"))
+
+    assert [turn.question for turn in store.get(one).turns] == ["a", "b2"]
+
+
+def test_the_beginning_of_an_id_is_enough_and_nothing_else_is_found(store: Store) -> None:
+    one = begun(store, "a")
+
+    assert store.get(one[:4]).id == one
+    for unknown in ("", "zzzz", "%"):
+        with pytest.raises(NotFound):
+            store.get(unknown)
+
+
+def test_a_title_is_one_short_line_that_moves_no_cursor(store: Store) -> None:
+    one = begun(store, "a\x1b[2J\nb" + "x" * 300)
+
+    title = store.get(one).title
+    assert title.isprintable()
+    assert len(title) <= 60
+
+
+def test_a_huge_answer_is_cut_and_marked(store: Store) -> None:
+    one = store.begin("a", "m", "")
+    store.add(one, 0, Turn("q", "x" * (TURN_CHARS_MAX + 5)))
+
+    assert store.get(one).turns[0].answer.endswith("[…]")
+
+
+def test_what_is_forgotten_is_not_left_in_the_file(store: Store) -> None:
+    one = begun(store, "a very secret question")
+    begun(store, "another")
+
+    assert store.delete(one) == 1
+    assert [kept.title for kept in store.all()] == ["another"]
+    with sqlite3.connect(store.path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"very secret" not in store.path.read_bytes()
+    assert store.delete("all") == 1
+    assert store.all() == []
+
+
+def test_two_chats_write_at_once(store: Store) -> None:
+    def talk(name: str) -> None:
+        begun(Store(store.path.parent), *(f"{name}{number}" for number in range(30)))
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(kept.turn_count for kept in store.all()) == [30, 30]
+
+
+def test_a_killed_chat_keeps_every_turn_it_had_finished(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from modelyard.cli.chat.store import Store, Turn\n"
+        "store = Store(pathlib.Path(sys.argv[1]))\n"
+        "one = store.begin('q', 'm', '')\n"
+        "for number in range(10):\n"
+        "    store.add(one, number, Turn(str(number), 'x' * 10000))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+
+    assert len(Store(tmp_path).get("last").turns) == 10
+
+
+@pytest.mark.parametrize("broken", [b"this is no database at all, and long enough to be read", "newer"])
+def test_a_file_that_cannot_be_used_is_named_and_left_alone(tmp_path: Path, broken: bytes | str) -> None:
+    path = tmp_path / FILE
+    if isinstance(broken, bytes):
+        path.write_bytes(broken)
+    else:
+        Store(tmp_path)
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+
+    with pytest.raises(StoreUnusable, match=FILE):
+        Store(tmp_path)
+
+    assert path.read_bytes() == before
+
+
+def test_exports_hold_everything_in_both_forms(store: Store) -> None:
+    one = begun(store, "hello")
+    store.add(one, 1, Turn("and", "half", is_complete=False, model="m"))
+    kept = store.get(one)
+
+    text, told = as_text(kept, "md"), json.loads(as_text(kept, "json"))
+
+    assert text.startswith("# hello\n")
+    assert "(interrupted)" in text
+    assert [turn["answer"] for turn in told["turns"]] == ["HELLO", "half"]
+    assert told["turns"][0]["at"] == "1970-01-01T00:00:01Z"
+
+
+def test_an_export_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("mine")
+
+    with pytest.raises(BadRequest, match="there already"):
+        write(tmp_path / "a.md", "yours")
+
+    assert (tmp_path / "a.md").read_text() == "mine"
+
+
+def test_kept_conversations_are_listed_exported_and_deleted_by_flags(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    one = begun(Store(tmp_path / "share" / "modelyard"), "hello")
+
+    assert one in run("chat", "--list").stdout
+    assert "HELLO" in run("chat", "--export", "last").stdout
+    assert json.loads(run("chat", "--export", one, "-o", "json").stdout)["id"] == one
+    assert run("chat", "--delete", "zzzz").exit_code == 5
+    assert run("chat", "--delete", one).exit_code == 0
+    assert one not in run("chat", "--list").stdout
