@@ -75,7 +75,7 @@ def test_residents_are_shown_as_people_know_them() -> None:
     for words in (
         "ram: 2.0 GiB of 15.0 GiB",
         "request r-1: good, generating",
-        "1 requests wait",
+        "1 request waits",
         "out of memory",
     ):
         assert words in result.stderr

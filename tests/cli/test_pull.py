@@ -59,7 +59,7 @@ def test_what_is_partly_here_is_listed_and_removed(store: Store) -> None:
     assert "hf:org/of-50" in listed.stdout
     assert "broken off" in listed.stdout
     assert (unknown.exit_code, "begins with nosuch" in unknown.output) == (5, True)
-    assert "1 files are removed" in removed.output
+    assert "1 file is removed" in removed.output
     assert "Nothing is partly here." in empty.output
     assert store.names() == ("org/m",)
 

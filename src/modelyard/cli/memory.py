@@ -13,7 +13,6 @@ from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.cli.terminal import plain
 from modelyard.errors import N_
-from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.types.memory import ProcessMemory, Receipt
@@ -35,7 +34,7 @@ def rescan(context: click.Context, form: str, url: str | None) -> None:
         models = [{"id": name, "problem": problem or None} for name, problem in found.items()]
         write_object(session.terminal, form, {"models": models})
         return
-    session.terminal.say(N_("{count} models:"), count=len(found))
+    session.terminal.note(session.terminal.counted(len(found), "{count} model:", "{count} models:"))
     for name, problem in found.items():
         session.terminal.answer(plain(f"{name}  {problem}".rstrip()) + "\n")
 
@@ -52,7 +51,7 @@ def load(context: click.Context, model: str, form: str, url: str | None) -> None
     if receipt is None:
         session.terminal.say(N_("{model} is in memory already."), model=model)
     else:
-        held, took = _held(receipt.worker), format_duration(receipt.took_s)
+        held, took = _held(session, receipt.worker), session.terminal.duration(receipt.took_s)
         session.terminal.say(N_("{model} is loaded ({took}); it holds: {held}"), model=model, took=took, held=held)
     _write_receipt(session, form, receipt)
 
@@ -74,10 +73,10 @@ def unload(context: click.Context, model: str, force: bool, yes: bool, form: str
     if receipt is None:
         session.terminal.say(N_("{model} was not in memory."), model=model)
     else:
-        held, took = _held(receipt.worker), format_duration(receipt.took_s)
+        held, took = _held(session, receipt.worker), session.terminal.duration(receipt.took_s)
         session.terminal.say(N_("{model} is unloaded ({took}); it held: {held}"), model=model, took=took, held=held)
         if receipt.leaked_bytes > 0:
-            leaked = format_bytes(receipt.leaked_bytes)
+            leaked = session.terminal.size(receipt.leaked_bytes)
             session.terminal.say(N_("{leaked} did not come back."), leaked=leaked)
     _write_receipt(session, form, receipt)
 
@@ -100,19 +99,21 @@ def _confirm_force(session: Session, residents: tuple[object, ...], model: str) 
 
     for resident in residents:
         if isinstance(resident, ResidentStatus) and resident.model == model and resident.leases:
-            template = N_("{model} is answering {count} requests. Break them off and free {freed}?")
-            freed = _amounts(resident.measured_bytes or resident.reserved_bytes)
-            question = session.terminal._(template, model=model, count=resident.leases, freed=freed)
+            question = session.terminal.counted(
+                resident.leases, "{model} is answering {count} request. Break it off and free {freed}?",
+                "{model} is answering {count} requests. Break them off and free {freed}?",
+                model=model, freed=_amounts(session, resident.measured_bytes or resident.reserved_bytes),
+            )  # fmt: skip
             click.confirm(question, abort=True, err=True)
 
 
-def _held(worker: ProcessMemory) -> str:
+def _held(session: Session, worker: ProcessMemory) -> str:
     """The model's own memory. What the whole machine gained or lost meanwhile is others' doing too."""
-    return _amounts({"ram": worker.anonymous_bytes, **worker.gpu_bytes})
+    return _amounts(session, {"ram": worker.anonymous_bytes, **worker.gpu_bytes})
 
 
-def _amounts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{device} {format_bytes(count)}" for device, count in counts.items()) or "-"
+def _amounts(session: Session, counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{device} {session.terminal.size(count)}" for device, count in counts.items()) or "-"
 
 
 def _write_receipt(session: Session, form: str, receipt: Receipt | None) -> None:

@@ -13,7 +13,6 @@ import click
 from modelyard.cli.output import format_option, write_listing
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.errors import N_
-from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.client.replies import ModelEntry
@@ -65,16 +64,22 @@ def write_models(session: Session, form: str, entries: Sequence[ModelEntry]) -> 
     rows = [
         (
             entry.name,
-            format_bytes(entry.size_bytes) if entry.size_bytes else "-",
-            _ago(session, now - entry.created_at) if entry.created_at > 0 else "-",
+            terminal.size(entry.size_bytes) if entry.size_bytes else "-",
+            terminal.ago(max(0.0, now - entry.created_at)) if entry.created_at > 0 else "-",
             str(entry.context_length or "-"),
             entry.engine or "-",
-            terminal._(N_("problem: {problem}"), problem=entry.problem) if entry.problem else entry.state or "-",
+            _model_state(session, entry),
         )
         for entry in entries
     ]
     objects = [{**asdict(entry), "created_at": _time(entry.created_at)} for entry in entries]
     write_listing(terminal, form, "models", MODEL_COLUMNS, rows, objects)
+
+
+def _model_state(session: Session, entry: ModelEntry) -> str:
+    if entry.problem:
+        return session.terminal._(N_("problem: {problem}"), problem=session.terminal.told(entry.problem))
+    return session.terminal.told(entry.state) or "-"
 
 
 def write_residents(session: Session, form: str, status: NodeStatus) -> None:
@@ -92,7 +97,7 @@ def _resident_row(session: Session, resident: ResidentStatus) -> tuple[str, ...]
     held = resident.measured_bytes or resident.reserved_bytes
     return (
         resident.model,
-        format_bytes(sum(held.values())) if held else "-",
+        session.terminal.size(sum(held.values())) if held else "-",
         processor(held),
         str(resident.context_length or "-"),
         _until(session, resident),
@@ -118,12 +123,13 @@ def processor(held_bytes: dict[str, int]) -> str:
 
 def _state(session: Session, resident: ResidentStatus) -> str:
     """Where it stands; of a load how far it is, of a role's model for whom it is there."""
-    state = resident.state.value
+    terminal = session.terminal
+    state = terminal.told(resident.state.value)
     if resident.progress is not None:
-        eta = format_duration(resident.eta_s or 0.0)
+        eta = terminal.duration(resident.eta_s or 0.0)
         template = N_("{phase} {percent} %, about {eta}")
         percent = round(100 * resident.progress)
-        state = session.terminal._(template, phase=resident.phase or state, percent=percent, eta=eta)
+        state = terminal._(template, phase=terminal.told(resident.phase) or state, percent=percent, eta=eta)
     return f"{state} ({', '.join(resident.roles)})" if resident.roles else state
 
 
@@ -132,7 +138,7 @@ def _until(session: Session, resident: ResidentStatus) -> str:
     if resident.state in ("draining", "leaving"):
         return terminal._(N_("stopping"))
     if resident.expires_in_s is not None:
-        return terminal._(N_("{time} from now"), time=format_duration(max(0.0, resident.expires_in_s)))
+        return terminal._(N_("{time} from now"), time=terminal.duration(max(0.0, resident.expires_in_s)))
     if resident.leases and not resident.pinned:
         return terminal._(N_("in use"))
     return terminal._(N_("forever"))
@@ -143,22 +149,20 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
     for device in status.devices:
         write_device(session, device)
     for request in status.requests:
-        terminal.say(
-            N_("request {id}: {model}, {phase} for {age}, {count} tokens"),
-            id=request.id,
-            model=request.model,
-            phase=request.phase,
-            age=format_duration(request.age_s),
-            count=request.output_tokens,
-        )
+        text = terminal.counted(
+            request.output_tokens, "request {id}: {model}, {phase} for {age}, {count} token",
+            "request {id}: {model}, {phase} for {age}, {count} tokens", id=request.id, model=request.model,
+            phase=terminal.told(request.phase), age=terminal.duration(request.age_s),
+        )  # fmt: skip
+        terminal.note(text)
     if status.queue:
-        terminal.say(N_("{count} requests wait."), count=status.queue)
+        terminal.note(terminal.counted(status.queue, "{count} request waits.", "{count} requests wait."))
     for wait in status.waiting[:WAITING_SHOWN]:
         terminal.say(N_("waiting for {model}: {text}"), model=wait.model, text=wait_text(session, wait))
     for model, problem in status.failures.items():  # it may have ended while it served, too
-        terminal.say(N_("{model}: {problem}"), model=model, problem=problem)
+        terminal.say(N_("{model}: {problem}"), model=model, problem=terminal.told(problem))
     if status.config_problem:
-        problem = status.config_problem
+        problem = terminal.told(status.config_problem)
         terminal.say(N_("The configuration as it is written is not in force: {problem}"), problem=problem)
     if status.draining:
         terminal.say(N_("The server is shutting down."))
@@ -166,13 +170,14 @@ def _write_rest(session: Session, status: NodeStatus) -> None:
 
 def wait_text(session: Session, wait: WaitStatus) -> str:
     """Why somebody waits, at which place, and for how long about."""
-    _, because = session.terminal._, _REASONS.get(wait.reason, "")
-    parts = [_(because, detail=wait.detail).strip(" :") if because else wait.reason]
+    terminal, because = session.terminal, _REASONS.get(wait.reason, "")
+    _ = terminal._
+    parts = [_(because, detail=wait.detail).strip(" :：") if because else terminal.told(wait.reason)]
     if wait.position > 1:
         parts.append(_(N_("place {position}"), position=wait.position))
     if wait.eta_s is not None:
-        parts.append(_(N_("about {eta}"), eta=format_duration(wait.eta_s)))
-    return ", ".join(parts)
+        parts.append(_(N_("about {eta}"), eta=terminal.duration(wait.eta_s)))
+    return terminal._(N_(", ")).join(parts)
 
 
 def write_device(session: Session, device: DeviceStatus) -> None:
@@ -181,25 +186,19 @@ def write_device(session: Session, device: DeviceStatus) -> None:
     terminal.say(
         N_("{device}: {reserved} of {budget} given to models, {foreign} used by others, {free} free, {headroom} kept"),
         device=name,
-        reserved=format_bytes(device.reserved_bytes),
-        budget=format_bytes(device.budget_bytes),
-        foreign=format_bytes(device.foreign_bytes),
-        free=format_bytes(max(0, device.free_bytes)),
-        headroom=format_bytes(device.headroom_bytes),
+        reserved=terminal.size(device.reserved_bytes),
+        budget=terminal.size(device.budget_bytes),
+        foreign=terminal.size(device.foreign_bytes),
+        free=terminal.size(max(0, device.free_bytes)),
+        headroom=terminal.size(device.headroom_bytes),
     )
     if device.free_bytes < 0:
-        short = format_bytes(-device.free_bytes)
+        short = terminal.size(-device.free_bytes)
         terminal.say(N_("{device}: others hold {short} more than there is room for"), device=name, short=short)
     largest = sorted(device.holders, key=lambda one: -one.bytes.get(name, 0))[:HOLDERS_SHOWN]
     if largest and device.foreign_bytes > 0:
-        shown = ", ".join(f"{one.name} {format_bytes(one.bytes.get(name, 0))}" for one in largest)
+        shown = ", ".join(f"{one.name} {terminal.size(one.bytes.get(name, 0))}" for one in largest)
         terminal.say(N_("{device}: others are {holders}"), device=name, holders=shown)
-
-
-def _ago(session: Session, seconds: float) -> str:
-    days = int(seconds // 86400)
-    time_text = f"{days}d" if days else format_duration(max(0.0, seconds))
-    return session.terminal._(N_("{time} ago"), time=time_text)
 
 
 def _time(at: float | None) -> str | None:

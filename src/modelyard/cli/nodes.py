@@ -10,7 +10,6 @@ import click
 from modelyard.cli.output import format_option, write_listing
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.errors import N_
-from modelyard.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +52,14 @@ def drain(context: click.Context, name: str, off: bool, url: str | None) -> None
     session = session_of(context)
     with session.client(url) as client:
         status = client.edit_node(name, draining=not off)
-    text = N_("{name} gets work again.") if off else N_("{name} gets no new work; it still answers {count} requests.")
-    session.terminal.say(text, name=status.name, count=status.in_flight)
+    if off:
+        session.terminal.say(N_("{name} gets work again."), name=status.name)
+        return
+    text = session.terminal.counted(
+        status.in_flight, "{name} gets no new work; it still answers {count} request.",
+        "{name} gets no new work; it still answers {count} requests.", name=status.name,
+    )  # fmt: skip
+    session.terminal.note(text)
 
 
 @nodes.command(help=N_("Have a node looked at now, and say how it is."))
@@ -74,13 +79,13 @@ def write_nodes(session: Session, form: str, statuses: Sequence[FleetNodeStatus]
         (
             one.name,
             one.kind,
-            session.terminal._(N_("draining")) if one.draining else one.health.value,
+            session.terminal.told("draining" if one.draining else one.health.value),
             f"{one.weight:g}",
             f"{one.in_flight}/{one.slots}" if one.slots else str(one.in_flight),
             str(one.models_count),
             ", ".join(resident.node_model for resident in one.residents) or "-",
-            "-" if one.seen_s_ago is None else format_duration(one.seen_s_ago),
-            one.reason or "-",
+            "-" if one.seen_s_ago is None else session.terminal.duration(one.seen_s_ago),
+            session.terminal.told(one.reason) or "-",
         )
         for one in statuses
     ]

@@ -57,8 +57,8 @@ def write_object(terminal: Terminal, form: str, value: Mapping[str, object]) -> 
 def table(terminal: Terminal, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns; wide characters count twice, as terminals show them."""
     cells = [[plain(cell).replace("\n", " ") for cell in row] for row in (columns, *rows)]
-    widths = [max(_width(row[index]) for row in cells) for index in range(len(columns))]
-    lines = ["  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(display_width(row[index]) for row in cells) for index in range(len(columns))]
+    lines = ["  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines[0] = terminal.styled(lines[0], "1", sys.stdout)
     return "\n".join(lines) + "\n"
 
@@ -77,11 +77,13 @@ def _json(value: Mapping[str, object], indent: int | None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n"
 
 
-def _width(text: str) -> int:
+def display_width(text: str) -> int:
+    """How many columns a text takes: wide characters take two."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+def padded(text: str, width: int) -> str:
+    """A text with spaces up to a width."""
+    return text + " " * (width - display_width(text))

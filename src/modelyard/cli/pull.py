@@ -18,7 +18,6 @@ from modelyard.cli.pull_progress import ProgressLine
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.config.load import client_target
 from modelyard.errors import N_, BadRequest, NotFound, UpstreamUnreachable
-from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.config.settings import LoadedSettings
@@ -108,10 +107,10 @@ def write_partials(session: Session, form: str, store: Store) -> None:
     rows = [
         (
             one.key[:KEY_CHARS],
-            format_bytes(one.completed_bytes),
-            format_bytes(one.size_bytes) if one.size_bytes else "-",
+            session.terminal.size(one.completed_bytes),
+            session.terminal.size(one.size_bytes) if one.size_bytes else "-",
             session.terminal._(N_("being fetched")) if one.is_active else session.terminal._(N_("broken off")),
-            session.terminal._(N_("{time} ago"), time=format_duration(max(0.0, now - one.modified_at))),
+            session.terminal.ago(max(0.0, now - one.modified_at)),
             one.label or "-",
         )
         for one in found
@@ -139,11 +138,19 @@ def _remove_partials(session: Session, wanted: str) -> None:
             hints=(N_("`modelyard pull --partials` lists the keys."),), key=wanted,
         )  # fmt: skip
     gone = [one for one in found if forget(store.partials, store.disk, one.key)]
-    freed = format_bytes(sum(one.completed_bytes for one in gone))
-    session.terminal.say(N_("{count} files are removed, {freed} are free again."), count=len(gone), freed=freed)
+    freed = session.terminal.size(sum(one.completed_bytes for one in gone))
+    text = session.terminal.counted(
+        len(gone), "{count} file is removed, {freed} are free again.",
+        "{count} files are removed, {freed} are free again.", freed=freed,
+    )  # fmt: skip
+    session.terminal.note(text)
     if len(gone) < len(found):
-        count = len(found) - len(gone)
-        session.terminal.say(N_("{count} are being fetched now, and stay."), count=count)
+        kept = len(found) - len(gone)
+        session.terminal.note(
+            session.terminal.counted(
+                kept, "{count} is being fetched now, and stays.", "{count} are being fetched now, and stay."
+            )
+        )
 
 
 def _steps(session: Session, model: str, url: str | None) -> Iterator[Mapping[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from modelyard.cli.session import Session
 from modelyard.errors import N_
-from modelyard.units import format_bytes, format_duration
 
 WINDOW_S = 8.0
 PLAIN_EVERY_S = 10.0
@@ -60,9 +59,10 @@ class ProgressLine:
         status, total = str(step.get("status") or ""), step.get("total")
         if status == "success":
             return
-        text = self._far(status, str(step.get("digest") or status), total, int(step.get("completed") or 0), now) if (
+        told = self._terminal.told(status)
+        text = self._far(told, str(step.get("digest") or status), total, int(step.get("completed") or 0), now) if (
             isinstance(total, int) and total
-        ) else status  # fmt: skip
+        ) else told  # fmt: skip
         if self._terminal.is_watched:
             self._terminal.status(text)
         elif status != self._said or now - self._said_at >= PLAIN_EVERY_S:
@@ -76,10 +76,10 @@ class ProgressLine:
         per_s = self._rate.per_s
         text = self._terminal._(
             N_("{status}: {percent} % of {total}"), status=status, percent=100 * completed // total,
-            total=format_bytes(total),
+            total=self._terminal.size(total),
         )  # fmt: skip
         if per_s <= 0 or completed >= total:
             return text
         rest = N_("{rate}/s, about {eta}")
-        eta = format_duration((total - completed) / per_s)
-        return f"{text}, {self._terminal._(rest, rate=format_bytes(int(per_s)), eta=eta)}"
+        eta = self._terminal.duration((total - completed) / per_s)
+        return f"{text}, {self._terminal._(rest, rate=self._terminal.size(int(per_s)), eta=eta)}"

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelyard.cli.output import write_object
+from modelyard.cli.output import display_width, padded, write_object
 from modelyard.cli.session import Session, session_of, url_option
-from modelyard.cli.terminal import plain
+from modelyard.cli.terminal import Terminal, plain
 from modelyard.errors import N_, YardError
-from modelyard.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from modelyard.client.replies import ModelEntry
@@ -54,44 +53,47 @@ def show(context: click.Context, model: str, form: str, url: str | None) -> None
 def write_sections(session: Session, entry: ModelEntry, status: NodeStatus | None) -> None:
     """One section after the other; what is unknown is left out."""
     sections = (
-        (N_("Model"), _model_lines(entry)),
+        (N_("Model"), _model_lines(session.terminal, entry)),
         (N_("Capabilities"), ((name, "") for name in sorted(entry.capabilities))),
-        (N_("Launch options"), _launch_lines(entry)),
-        (N_("Footprint"), _footprint_lines(entry)),
+        (N_("Launch options"), _launch_lines(session.terminal, entry)),
+        (N_("Footprint"), _footprint_lines(session.terminal, entry)),
         (N_("Fits, by context"), _estimate_lines(session, entry)),
-        (N_("State"), _state_lines(entry, _resident(entry, status))),
-        (N_("Last failure"), iter([(_failure(entry, status), "")] if _failure(entry, status) else [])),
+        (N_("State"), _state_lines(session.terminal, entry, _resident(entry, status))),
+        (
+            N_("Last failure"),
+            iter([(session.terminal.told(_failure(entry, status)), "")] if _failure(entry, status) else []),
+        ),
     )
     for title, lines in sections:
-        found = [(plain(name), plain(value)) for name, value in lines]
+        found = [(plain(session.terminal.told(name)), plain(value)) for name, value in lines]
         if found:
-            width = max(len(name) for name, value in found)
-            text = "".join(f"    {name.ljust(width)}  {value}".rstrip() + "\n" for name, value in found)
+            width = max(display_width(name) for name, value in found)
+            text = "".join(f"    {padded(name, width)}  {value}".rstrip() + "\n" for name, value in found)
             session.terminal.answer(f"  {session.terminal._(title)}\n{text}\n")
 
 
-def _model_lines(entry: ModelEntry) -> Lines:
-    yield "name", entry.name
+def _model_lines(terminal: Terminal, entry: ModelEntry) -> Lines:
+    yield N_("name"), entry.name
     if entry.aliases:
-        yield "aliases", ", ".join(entry.aliases)
-    for name in ("architecture", "quantization", "format"):
+        yield N_("aliases"), ", ".join(entry.aliases)
+    for name in (N_("architecture"), N_("quantization"), N_("format")):
         if entry.details.get(name):
             yield name, str(entry.details[name])
     count = entry.details.get("parameter_count")
     if isinstance(count, int) and count:
-        yield "parameters", f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"
+        yield N_("parameters"), f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"
     if entry.size_bytes:
-        yield "size", format_bytes(entry.size_bytes)
+        yield N_("size"), terminal.size(entry.size_bytes)
     if entry.context_length:
-        yield "context", str(entry.context_length)
+        yield N_("context"), str(entry.context_length)
     if entry.engine:
         why = entry.details.get("engine_reason")
-        yield "engine", f"{entry.engine}  ({why})" if why else entry.engine
+        yield N_("engine"), f"{entry.engine}  ({terminal.told(str(why))})" if why else entry.engine
     if entry.problem:
-        yield "problem", entry.problem
+        yield N_("problem"), terminal.told(entry.problem)
 
 
-def _launch_lines(entry: ModelEntry) -> Lines:
+def _launch_lines(terminal: Terminal, entry: ModelEntry) -> Lines:
     launch = entry.details.get("launch")
     if not isinstance(launch, dict):
         return
@@ -100,22 +102,25 @@ def _launch_lines(entry: ModelEntry) -> Lines:
         if launch.get(name) is not None:
             values = {name: launch[name], **values}
     for name, value in values.items():
-        shown = format_bytes(value) if str(name).endswith("_bytes") and isinstance(value, int) else str(value)
-        yield str(name), f"{shown}  ({reasons[name]})" if reasons.get(name) else shown
+        shown = terminal.size(value) if str(name).endswith("_bytes") and isinstance(value, int) else str(value)
+        yield str(name), f"{shown}  ({terminal.told(str(reasons[name]))})" if reasons.get(name) else shown
 
 
-def _footprint_lines(entry: ModelEntry) -> Lines:
+def _footprint_lines(terminal: Terminal, entry: ModelEntry) -> Lines:
     footprint = _mapping(entry.details.get("footprint"))
     for kind in ("bytes", "parts"):
         for name, count in _mapping(footprint.get(kind)).items():
             if isinstance(count, int):
-                yield str(name), format_bytes(count)
-    for title, name in (("held before", "measured_anonymous"), ("mapped before", "measured_mapped")):
+                yield str(name), terminal.size(count)
+    for title, name in ((N_("held before"), "measured_anonymous"), (N_("mapped before"), "measured_mapped")):
         if isinstance(count := footprint.get(name), int):
-            yield title, format_bytes(count)
+            yield title, terminal.size(count)
     if footprint.get("source"):
         band = footprint.get("band_ratio")
-        yield "source", str(footprint["source"]) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
+        yield (
+            N_("source"),
+            terminal.told(str(footprint["source"])) + (f" ±{band:.0%}" if isinstance(band, float) and band else ""),
+        )
 
 
 def _estimate_lines(session: Session, entry: ModelEntry) -> Lines:
@@ -126,7 +131,7 @@ def _estimate_lines(session: Session, entry: ModelEntry) -> Lines:
         total, band = told.get("total_bytes"), told.get("band_ratio")
         if not isinstance(total, int):
             continue
-        size = format_bytes(total) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
+        size = session.terminal.size(total) + (f" ±{band:.0%}" if isinstance(band, float) and band else "")
         yield str(told.get("context_length")), f"{size.ljust(18)}  {_fit(session, told)}"
 
 
@@ -135,27 +140,30 @@ def _fit(session: Session, told: Mapping[str, object]) -> str:
     leave, short = told.get("leave"), told.get("short_bytes")
     return session.terminal._(text).format(
         leave=", ".join(str(name) for name in leave) if isinstance(leave, list) and leave else "-",
-        short=format_bytes(short) if isinstance(short, int) else "-",
+        short=session.terminal.size(short) if isinstance(short, int) else "-",
         device=told.get("device"),
     )
 
 
-def _state_lines(entry: ModelEntry, resident: ResidentStatus | None) -> Lines:
+def _state_lines(terminal: Terminal, entry: ModelEntry, resident: ResidentStatus | None) -> Lines:
     if resident is None:
         if entry.state:
-            yield "state", entry.state
+            yield N_("state"), terminal.told(entry.state)
         return
-    yield "state", resident.state.value + (", pinned" if resident.pinned else "")
-    yield "requests", f"{resident.leases} of {resident.slots} slots, {resident.waiting} waiting"
-    for name, held in (("measured", resident.measured_bytes), ("reserved", resident.reserved_bytes)):
+    yield N_("state"), terminal.told(resident.state.value) + (terminal._(N_(", pinned")) if resident.pinned else "")
+    yield N_("requests"), terminal._(
+        N_("{leases} of {slots} slots, {waiting} waiting"),
+        leases=resident.leases, slots=resident.slots, waiting=resident.waiting,
+    )  # fmt: skip
+    for name, held in ((N_("measured"), resident.measured_bytes), (N_("reserved"), resident.reserved_bytes)):
         if held:
-            yield name, ", ".join(f"{device} {format_bytes(count)}" for device, count in held.items())
+            yield name, ", ".join(f"{device} {terminal.size(count)}" for device, count in held.items())
     if resident.load_s is not None:
-        yield "load took", format_duration(resident.load_s)
+        yield N_("load took"), terminal.duration(resident.load_s)
     if resident.expires_in_s is not None:
-        yield "expires in", format_duration(max(0.0, resident.expires_in_s))
+        yield N_("expires in"), terminal.duration(max(0.0, resident.expires_in_s))
     if resident.pid is not None:
-        yield "process", str(resident.pid)
+        yield N_("process"), str(resident.pid)
 
 
 def _resident(entry: ModelEntry, status: NodeStatus | None) -> ResidentStatus | None:

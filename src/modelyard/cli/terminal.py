@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from modelyard.errors import ConfigError, YardError, fill
-from modelyard.words import _, counted, render
+from modelyard.words import _, counted, render, told
 
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 COLUMNS = 80  # where nobody tells
@@ -37,6 +37,10 @@ class Terminal:
     def counted(self, count: int, one: str, many: str, **fields: object) -> str:
         """A text in the form that a count asks for: `{count}` is one of its fields."""
         return fill(counted(count, one, many, self.language), {"count": self.number(count), **fields})
+
+    def told(self, text: str) -> str:
+        """A text that a server said in English, in the person's language."""
+        return told(text, self.language)
 
     def number(self, value: float, decimals: int = 0) -> str:
         """A number as the person's language writes it. These four load Babel when the first of them is called."""
