@@ -39,13 +39,13 @@ def test_the_flag_decides_wherever_it_stands_then_the_locale_variables_in_their_
 
 
 def test_what_click_says_is_in_the_language_too() -> None:
-    wrong = said("--lang", "zh_TW", "chat", "--no-such-option")
+    wrong = said("--lang", "zh_TW", "chat", "--qqqqq")
 
     assert wrong.splitlines() == [
         "用法: modelyard chat [OPTIONS] [MODEL]",
         "說明請見 'modelyard chat --help'。",
         "",
-        "錯誤：沒有選項 '--no-such-option'。",
+        "錯誤：沒有選項 '--qqqqq'。",
     ]
 
 
