@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class Writer:
 
     def think(self, text: str) -> None:
         """A piece of what the model thinks."""
-        if self._shows_thinking:
+        if self._shows_thinking and text:
             if not self._is_thinking:
                 self._terminal.thinking(self._terminal._(N_("Thinking:")) + " ")
             self._is_thinking = True
@@ -63,9 +63,9 @@ class Writer:
 
     def answer(self, text: str) -> None:
         """A piece of the answer."""
-        self._end_thinking()
-        if not self._is_shown:
+        if not text or not self._is_shown:
             return
+        self._end_thinking()
         if self.markdown is None:
             self._terminal.answer(text)
         else:
@@ -97,14 +97,41 @@ def stream_answer(
     shows_thinking: bool = True,
 ) -> Answer:
     """Ask, and print the pieces as they come. Ctrl-C closes the connection and returns what has come so far."""
-    answer = Answer(request_id=f"cli-{secrets.token_hex(8)}")
+    answer = Answer(request_id=new_request_id())
     writer = Writer(session.terminal, is_shown=is_shown, shows_thinking=shows_thinking)
+    with PhaseLine(session, client.url, answer.request_id) as phase:
+
+        def take(piece: Delta) -> None:
+            if piece.text or (piece.reasoning and shows_thinking):
+                phase.close()
+            elif piece.reasoning:
+                phase.tell(N_("thinking"))
+            writer.think(piece.reasoning)
+            writer.answer(piece.text)
+
+        receive(answer, client, model, messages, options, take)
+    writer.end()
+    answer.blocks = writer.markdown.blocks if writer.markdown is not None else []
+    return answer
+
+
+def new_request_id() -> str:
+    """An id by which the server knows our request."""
+    return f"cli-{secrets.token_hex(8)}"
+
+
+def receive(
+    answer: Answer,
+    client: YardClient,
+    model: str,
+    messages: Sequence[Message],
+    options: Mapping[str, object],
+    take: Callable[[Delta], None] = lambda _piece: None,
+) -> None:
+    """Ask, and write down what comes; each piece is handed on. What goes wrong is written down too."""
     began = time.monotonic()
     try:
-        with (
-            PhaseLine(session, client.url, answer.request_id) as phase,
-            client.chat(model, messages, request_id=answer.request_id, options=options) as stream,
-        ):
+        with client.chat(model, messages, request_id=answer.request_id, options=options) as stream:
             answer.receipt = stream.receipt
             for piece in stream:
                 if isinstance(piece, Usage):
@@ -112,29 +139,15 @@ def stream_answer(
                 elif isinstance(piece, Delta):
                     if piece.has_content:
                         answer.statistics.take(time.monotonic() - began)
-                    if piece.text or (piece.reasoning and shows_thinking):
-                        phase.close()
-                    elif piece.reasoning:
-                        phase.tell(N_("thinking"))
-                    _take(writer, answer, piece)
+                    answer.text += piece.text
+                    answer.thinking += piece.reasoning
+                    answer.finish = piece.finish or answer.finish
+                    take(piece)
     except KeyboardInterrupt:
         answer.is_interrupted = True
     except YardError as error:
         answer.failure = error
-    writer.end()
     answer.statistics.end(time.monotonic() - began, answer.usage)
-    answer.blocks = writer.markdown.blocks if writer.markdown is not None else []
-    return answer
-
-
-def _take(writer: Writer, answer: Answer, piece: Delta) -> None:
-    if piece.reasoning:
-        answer.thinking += piece.reasoning
-        writer.think(piece.reasoning)
-    if piece.text:
-        answer.text += piece.text
-        writer.answer(piece.text)
-    answer.finish = piece.finish or answer.finish
 
 
 def pick_model(client: YardClient) -> str:

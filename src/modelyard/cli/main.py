@@ -16,6 +16,7 @@ import click
 
 from modelyard import __version__
 from modelyard.cli.click_words import speak
+from modelyard.cli.examples import with_examples
 from modelyard.cli.exits import BROKEN_PIPE, FAILED, INTERRUPTED, exit_code
 from modelyard.cli.session import LANGUAGE, Session, language_in
 from modelyard.cli.terminal import Terminal
@@ -28,6 +29,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("modelyard.cli.serve:serve", N_("Start the server.")),
     "chat": ("modelyard.cli.chat.command:chat", N_("Talk to a model.")),
     "ask": ("modelyard.cli.ask:ask", N_("Ask one question.")),
+    "compare": ("modelyard.cli.compare:compare", N_("Ask several models the same.")),
+    "top": ("modelyard.cli.top.command:top", N_("Watch memory, models and requests.")),
     "tour": ("modelyard.cli.tour.command:tour", N_("Meet every model of a server in turn.")),
     "list": ("modelyard.cli.models:list_models", N_("List the models of a server.")),
     "ps": ("modelyard.cli.models:ps", N_("List the models in memory.")),
@@ -41,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "nodes": ("modelyard.cli.nodes:nodes", N_("List other nodes, weigh them, drain them.")),
     "config": ("modelyard.cli.config:config", N_("Show every setting and where it came from.")),
     "paths": ("modelyard.cli.config:paths", N_("Show where files live.")),
+    "completion": ("modelyard.cli.completion:completion", N_("Completion for bash, zsh and fish.")),
     "version": ("modelyard.cli.config:version", N_("Show the version.")),
 }
 
@@ -68,7 +72,7 @@ class Commands(click.Group):
         module, _colon, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command), f"{cmd_name} is a command"
-        return in_language(command, language_in(ctx))
+        return with_examples(cmd_name, in_language(command, language_in(ctx)))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -10,7 +10,7 @@ import click
 
 from modelyard.cli.output import write_object
 from modelyard.cli.phase import PhaseLine
-from modelyard.cli.session import Session, session_of, url_option
+from modelyard.cli.session import Session, complete_model, session_of, url_option
 from modelyard.cli.terminal import plain
 from modelyard.errors import N_
 
@@ -40,7 +40,7 @@ def rescan(context: click.Context, form: str, url: str | None) -> None:
 
 
 @click.command(help=N_("Load a model and wait until it is ready."))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @_output_option
 @url_option
 @click.pass_context
@@ -57,7 +57,7 @@ def load(context: click.Context, model: str, form: str, url: str | None) -> None
 
 
 @click.command(help=N_("Take a model out of memory. Its running requests end first, unless --force is given."))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--force", is_flag=True, help=N_("Break off running requests."))
 @click.option("--yes", is_flag=True, help=N_("Do not ask."))
 @_output_option
@@ -82,7 +82,7 @@ def unload(context: click.Context, model: str, force: bool, yes: bool, form: str
 
 
 @click.command(help=N_("Keep a model in memory once it is there: never evicted, never expired."))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--off", is_flag=True, help=N_("No longer keep it."))
 @url_option
 @click.pass_context

@@ -15,7 +15,7 @@ import click
 
 from modelyard.cli.output import format_option, write_listing
 from modelyard.cli.pull_progress import ProgressLine
-from modelyard.cli.session import Session, session_of, url_option
+from modelyard.cli.session import Session, complete_model, session_of, url_option
 from modelyard.config.load import client_target
 from modelyard.errors import N_, BadRequest, NotFound, UpstreamUnreachable
 
@@ -72,7 +72,7 @@ def pull(context: click.Context, model: str, partials: bool, form: str, url: str
     ),
     short_help=N_("Take a model off this machine."),
 )
-@click.argument("model", default="")
+@click.argument("model", default="", shell_complete=complete_model)
 @click.option("--partials", is_flag=True, help=N_("Remove files that are only partly here."))
 @click.option("--yes", is_flag=True, help=N_("Do not ask."))
 @url_option

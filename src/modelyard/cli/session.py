@@ -10,12 +10,13 @@ import click
 
 from modelyard.cli.terminal import Terminal
 from modelyard.config.load import client_target, process_environment
-from modelyard.errors import N_
+from modelyard.errors import N_, YardError
 from modelyard.words import language_of
 
 if TYPE_CHECKING:
     from modelyard.client.http import YardClient
 
+COMPLETE_S = 0.5  # nobody waits longer for a Tab
 LANGUAGE = "modelyard.language"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +42,27 @@ def language_in(context: click.Context) -> str:
     """The language that was asked for, else that of the environment."""
     asked = context.find_root().meta.get(LANGUAGE)
     return asked if isinstance(asked, str) else language_of(process_environment())
+
+
+def complete_model(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Model names for a shell, from the server that would be asked: soon, or none."""
+    import asyncio
+
+    from modelyard.client.openai_chat import OpenAIClient
+
+    async def names() -> list[str]:
+        target = client_target(context.params.get("url"), environment=process_environment())
+        client = OpenAIClient(target.url, target.key)
+        try:
+            async with asyncio.timeout(COMPLETE_S):
+                return await client.models()
+        finally:
+            await client.close()
+
+    try:
+        return [name for name in asyncio.run(names()) if name.startswith(incomplete)]
+    except (TimeoutError, YardError):
+        return []
 
 
 def session_of(context: click.Context) -> Session:

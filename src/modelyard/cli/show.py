@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+<<<<<<< HEAD
 from modelyard.cli.output import display_width, padded, write_object
 from modelyard.cli.session import Session, session_of, url_option
 from modelyard.cli.terminal import Terminal, plain
+=======
+from modelyard.cli.output import write_object
+from modelyard.cli.session import Session, complete_model, session_of, url_option
+from modelyard.cli.terminal import plain
+>>>>>>> f903af0 (cli: compare, top, completion; ask takes files, pictures and a schema)
 from modelyard.errors import N_, YardError
 
 if TYPE_CHECKING:
@@ -30,7 +36,7 @@ _FITS = {
 
 
 @click.command(help=N_("Show one model: its file, what it can do, how it is started and why so, and what it needs."))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("-o", "--output", "form", type=click.Choice(("text", "json", "yaml")), default="text", help=N_("Output."))
 @url_option
 @click.pass_context

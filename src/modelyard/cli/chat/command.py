@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelyard.cli.session import Session, session_of, url_option
+from modelyard.cli.session import Session, complete_model, session_of, url_option
 from modelyard.errors import N_, YardError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COLUMNS = ("ID", "TITLE", "MODEL", "TURNS", "UPDATED")
     ),
     short_help=N_("Talk to a model."),
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("-s", "--system", metavar="TEXT", help=N_("Instructions to the model."))
 @click.option(
     "-c", "--continue", "taken_up", is_flag=False, flag_value="last", metavar="[ID]",

@@ -19,9 +19,9 @@ from modelyard.cli.answering import require_chat
 from modelyard.cli.chat.conversation import Conversation
 from modelyard.cli.chat.export import as_text, form_of, write
 from modelyard.cli.chat.fitting import fit_text
-from modelyard.cli.chat.images import read_image
 from modelyard.cli.chat.setting import change
 from modelyard.cli.chat.why import why_text
+from modelyard.cli.images import read_image
 from modelyard.cli.models import write_models, write_residents
 from modelyard.cli.statistics import statistics_text, verbose_text
 from modelyard.errors import N_, BadRequest
