@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from modelyard.cli.session import Session
 from modelyard.cli.terminal import Terminal
-from modelyard.cli.top.picture import Row, bar, cut, moved, picture, rows_of
-from modelyard.cli.widths import width
+from modelyard.cli.top.picture import Row, bar, moved, picture, rows_of
+from modelyard.cli.widths import cut, width
 from modelyard.types.memory import DeviceReading
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, Residency, ResidentStatus, WaitStatus
 from tests.cli.conftest import run, typed_terminal

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from modelyard.cli.terminal import Terminal, plain
+from modelyard.cli.widths import cut, padded, width
 from modelyard.errors import N_
 
 SCHEMA_VERSION = 1
+GAP = "  "
+CELL_MIN = 6
 FORMATS = ("table", "plain", "json", "jsonl", "yaml")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,12 +57,26 @@ def write_object(terminal: Terminal, form: str, value: Mapping[str, object]) -> 
 
 
 def table(terminal: Terminal, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; wide characters count twice, as terminals show them."""
+    """Aligned columns; wide characters count twice, as terminals show them. In a narrow window cells are cut short."""
     cells = [[plain(cell).replace("\n", " ") for cell in row] for row in (columns, *rows)]
-    widths = [max(display_width(row[index]) for row in cells) for index in range(len(columns))]
-    lines = ["  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(width(row[index]) for row in cells) for index in range(len(columns))]
+    if terminal.is_shown_to_a_person:
+        widths = fitted(widths, terminal.columns - len(GAP) * (len(columns) - 1))
+    lines = [GAP.join(padded(cut(*one), one[1]) for one in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines[0] = terminal.styled(lines[0], "1", sys.stdout)
     return "\n".join(lines) + "\n"
+
+
+def fitted(widths: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that fit into so much room: the widest give way first, and none below `CELL_MIN`.
+
+    >>> fitted([30, 8, 4], 34), fitted([3, 3], 80), fitted([30, 30], 4)
+    ([22, 8, 4], [3, 3], [6, 6])
+    """
+    found = list(widths)
+    while sum(found) > room and max(found) > CELL_MIN:
+        found[found.index(max(found))] -= 1
+    return found
 
 
 def _document(form: str, value: Mapping[str, object]) -> str:
@@ -75,15 +91,3 @@ def _document(form: str, value: Mapping[str, object]) -> str:
 
 def _json(value: Mapping[str, object], indent: int | None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n"
-
-
-def display_width(text: str) -> int:
-    """How many columns a text takes: wide characters take two."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
-
-
-def padded(text: str, width: int) -> str:
-    """A text with spaces up to a width."""
-    return text + " " * (width - display_width(text))

@@ -47,7 +47,7 @@ def schema_of(told: str) -> dict[str, object]:
     except ValueError as problem:
         raise BadRequest(N_("The schema is no JSON: {problem}"), problem=str(problem)) from problem
     if not isinstance(found, dict):
-        raise BadRequest(N_("The schema is no JSON: {problem}"), problem="not an object")
+        raise BadRequest(N_("The schema is no JSON object."))
     return found
 
 

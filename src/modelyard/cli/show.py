@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-<<<<<<< HEAD
-from modelyard.cli.output import display_width, padded, write_object
-from modelyard.cli.session import Session, session_of, url_option
-from modelyard.cli.terminal import Terminal, plain
-=======
 from modelyard.cli.output import write_object
 from modelyard.cli.session import Session, complete_model, session_of, url_option
-from modelyard.cli.terminal import plain
->>>>>>> f903af0 (cli: compare, top, completion; ask takes files, pictures and a schema)
+from modelyard.cli.terminal import Terminal, plain
+from modelyard.cli.widths import padded, width
 from modelyard.errors import N_, YardError
 
 if TYPE_CHECKING:
@@ -25,7 +20,7 @@ if TYPE_CHECKING:
 
 Lines = Iterator[tuple[str, str]]
 
-_FITS = {
+FITS: Mapping[str, str] = {
     "resident": N_("in memory"),
     "now": N_("fits now"),
     "after_evictions": N_("fits after evictions: {leave}"),
@@ -73,8 +68,8 @@ def write_sections(session: Session, entry: ModelEntry, status: NodeStatus | Non
     for title, lines in sections:
         found = [(plain(session.terminal.told(name)), plain(value)) for name, value in lines]
         if found:
-            width = max(display_width(name) for name, value in found)
-            text = "".join(f"    {padded(name, width)}  {value}".rstrip() + "\n" for name, value in found)
+            columns = max(width(name) for name, value in found)
+            text = "".join(f"    {padded(name, columns)}  {value}".rstrip() + "\n" for name, value in found)
             session.terminal.answer(f"  {session.terminal._(title)}\n{text}\n")
 
 
@@ -142,7 +137,7 @@ def _estimate_lines(session: Session, entry: ModelEntry) -> Lines:
 
 
 def _fit(session: Session, told: Mapping[str, object]) -> str:
-    text = _FITS.get(str(told.get("fit")), "")
+    text = FITS.get(str(told.get("fit")), "")
     leave, short = told.get("leave"), told.get("short_bytes")
     return session.terminal._(text).format(
         leave=", ".join(str(name) for name in leave) if isinstance(leave, list) and leave else "-",

@@ -114,6 +114,11 @@ class Terminal:
         sys.stderr.flush()
 
     @property
+    def is_shown_to_a_person(self) -> bool:
+        """Whether stdout is a terminal."""
+        return self._is_smart(sys.stdout)
+
+    @property
     def shows_markdown(self) -> bool:
         """Whether answers are drawn: where a person reads them in colour. Everywhere else they stay as they are."""
         return self.draws_markdown and self._is_smart(sys.stdout) and self.has_colour(sys.stdout)

@@ -40,3 +40,19 @@ def padded(text: str, columns: int, align: str = "left") -> str:
     room = max(0, columns - width(text))
     before = {"right": room, "center": room // 2}.get(align, 0)
     return " " * before + text + " " * (room - before)
+
+
+def cut(text: str, columns: int) -> str:
+    """No wider than the window.
+
+    >>> cut("abcdef", 4), cut("模型模型", 5), cut("ab", 4)
+    ('abc…', '模型…', 'ab')
+    """
+    if width(text) <= columns:
+        return text
+    kept = ""
+    for sign in text:
+        if width(kept + sign) > columns - 1:
+            break
+        kept += sign
+    return kept + "…"

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modelyard.cli.show import FITS
 from modelyard.cli.terminal import Terminal
 from modelyard.errors import N_
 
 if TYPE_CHECKING:
     from modelyard.client.replies import ModelEntry
-
-_FITS = {
-    "resident": N_("in memory"),
-    "now": N_("fits now"),
-    "after_evictions": N_("fits when these have left: {leave}"),
-    "after_answers": N_("fits when these have answered and left: {leave}"),
-    "blocked": N_("does not fit: {short} missing on {device}, held by what stays"),
-    "never": N_("never fits: {short} more than {device} has"),
-}
 
 
 def fit_text(terminal: Terminal, entry: ModelEntry) -> str:
@@ -26,7 +18,7 @@ def fit_text(terminal: Terminal, entry: ModelEntry) -> str:
     if not isinstance(estimates, list) or not estimates:
         return terminal._(N_("in memory")) if entry.state == "resident" else ""
     first = estimates[0] if isinstance(estimates[0], dict) else {}
-    template = _FITS.get(str(first.get("fit")), "")
+    template = FITS.get(str(first.get("fit")), "")
     if not template:
         return ""
     leave = ", ".join(str(one) for one in first.get("leave") or ()) or terminal._(N_("what is leaving already"))

@@ -9,7 +9,7 @@ from typing import Literal
 from modelyard.cli.models import wait_text
 from modelyard.cli.session import Session
 from modelyard.cli.terminal import plain
-from modelyard.cli.widths import padded, width
+from modelyard.cli.widths import cut, padded
 from modelyard.errors import N_
 from modelyard.types.status import DeviceStatus, NodeStatus, RequestStatus, ResidentStatus
 
@@ -71,22 +71,6 @@ def bar(device: DeviceStatus, columns: int) -> str:
         share = min(left, max(1 if count > 0 else 0, round(columns * count / total)))
         signs, left = signs + sign * share, left - share
     return signs + FREE * left
-
-
-def cut(text: str, columns: int) -> str:
-    """No wider than the window.
-
-    >>> cut("abcdef", 4), cut("模型模型", 5), cut("ab", 4)
-    ('abc…', '模型…', 'ab')
-    """
-    if width(text) <= columns:
-        return text
-    kept = ""
-    for sign in text:
-        if width(kept + sign) > columns - 1:
-            break
-        kept += sign
-    return kept + "…"
 
 
 def _device(session: Session, device: DeviceStatus, columns: int) -> list[Line]:
