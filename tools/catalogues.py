@@ -56,11 +56,11 @@ def written(language: str) -> Catalog:
         return _Plain(locale=language)
     bare, escaped = _BACKSPACE
     content = path.read_text(encoding="utf-8").replace(escaped, bare)
-    sides = [_CONFLICT.sub(side, content) for side in (r"\2", r"\1")] if _CONFLICT.search(content) else [content]
+    sides = [_CONFLICT.sub(side, content) for side in (r"\1", r"\2")] if _CONFLICT.search(content) else [content]
     whole = _Plain(locale=language)
     for side in sides:
         for message in read_po(io.StringIO(side), locale=language, abort_invalid=True):
-            if message.id and (message.id not in whole or all(_translations(message))):
+            if message.id and (message.id not in whole or all(forms(message))):
                 whole[message.id] = message
     return whole
 
@@ -84,7 +84,7 @@ def compiled(language: str) -> bytes:
     """What the program reads."""
     catalogue, out = _Plain(locale=language), io.BytesIO()
     for message in written(language):
-        if message.id and all(_translations(message)):  # Babel would write English forms where there are none
+        if message.id and all(forms(message)):  # Babel would write English forms where there are none
             catalogue[message.id] = message
     write_mo(out, catalogue)
     return out.getvalue()
@@ -96,7 +96,7 @@ def problems(language: str) -> Iterator[str]:
     texts = marked()
     for text in texts:
         message = catalogue.get(text if isinstance(text, str) else text[0])
-        if message is None or not _translations(message)[0]:
+        if message is None or not forms(message)[0]:
             yield f"{language} has no translation of {text!r}. {how}"
         elif not _has_its_fields(message):
             yield f"{language} has other {{fields}} than {text!r}: {message.string!r}"
@@ -112,16 +112,17 @@ def _has_its_fields(message: Message) -> bool:
     """Whether a translation has the values of its text: of two forms those of both, and none that neither has."""
     forms = [message.id] if isinstance(message.id, str) else message.id
     named = [set(_FIELD.findall(form)) for form in forms]
-    used = set(_FIELD.findall(_translations(message)[0]))
+    used = set(_FIELD.findall(forms(message)[0]))
     return set.intersection(*named) <= used <= set.union(*named)
 
 
-def _translations(message: Message) -> tuple[str, ...]:
+def forms(message: Message) -> tuple[str, ...]:
+    """What a text is translated as: one form, or as many as its count has in that language."""
     return (message.string,) if isinstance(message.string, str) else tuple(message.string or ("",))
 
 
 def _forms(kept: Message | None) -> tuple[str, ...]:
-    return _translations(kept)[:1] if kept is not None else ("",)
+    return forms(kept)[:1] if kept is not None else ("",)
 
 
 def main(arguments: list[str]) -> int:

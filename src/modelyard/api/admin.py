@@ -26,6 +26,7 @@ from modelyard.events import Event, EventBus
 from modelyard.gateway.operations import DRAINING, Operations
 from modelyard.types.memory import Receipt
 from modelyard.types.status import NodeStatus
+from modelyard.words import receipts
 
 from .admin_nodes import add_nodes
 from .admin_store import add_store
@@ -104,7 +105,7 @@ def _add_reads(api: FastAPI, operations: Operations, keepalive_s: float) -> None
         if operations.events.is_full:
             raise Unavailable(N_("As many readers follow the events as may."), retry_after_s=5.0)
         after = _last_event_id(request)
-        lines = _follow(operations.events, after, lambda: operations.is_draining, keepalive_s)
+        lines = _follow(operations.events, after, lambda: operations.is_draining, keepalive_s, _language(request))
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
@@ -122,16 +123,16 @@ def _add_acts(api: FastAPI, operations: Operations) -> None:
         return json_answer({"models": [{"id": model.name, "problem": model.problem or None} for model in models]})
 
     @api.post("/admin/models/{name:path}/load")
-    async def load(name: str, caller: By, body: LoadBody | None = None) -> Response:
+    async def load(request: Request, name: str, caller: By, body: LoadBody | None = None) -> Response:
         """Bring a model into memory. The receipt is null if it was there already."""
         receipt = await operations.load(caller, name, pinned=body.pinned if body else None)
-        return json_answer({"receipt": _receipt(receipt)})
+        return _receipt(receipt, _language(request), "there")
 
     @api.post("/admin/models/{name:path}/unload")
-    async def unload(name: str, caller: By, body: UnloadBody | None = None) -> Response:
+    async def unload(request: Request, name: str, caller: By, body: UnloadBody | None = None) -> Response:
         """Take a model out of memory. The receipt is null if it was not there."""
         receipt = await operations.unload(caller, name, force=body.force if body else False)
-        return json_answer({"receipt": _receipt(receipt)})
+        return _receipt(receipt, _language(request))
 
     @api.post("/admin/models/{name:path}/pin")
     async def pin(name: str, caller: By, body: PinBody | None = None) -> Response:
@@ -188,7 +189,7 @@ class SmallJsonBodies:
 
 
 async def _follow(
-    bus: EventBus, after: int | None, is_draining: Callable[[], bool], keepalive_s: float
+    bus: EventBus, after: int | None, is_draining: Callable[[], bool], keepalive_s: float, language: str
 ) -> AsyncIterator[bytes]:
     with bus.subscribe(after) as subscription:
         lost_count, is_over = 0, is_draining()  # before anything is awaited: what comes later is in the backlog
@@ -203,14 +204,19 @@ async def _follow(
             if subscription.lost_count > lost_count:
                 lost_count = subscription.lost_count
                 yield b'event: events.lost\ndata: {"count":%d}\n\n' % lost_count
-            yield event_frame(event)
+            yield event_frame(event, language)
             is_over = event.name == DRAINING
 
 
-def event_frame(event: Event) -> bytes:
-    """One event as a server-sent event. JSON text has no line breaks, and event names are ours."""
+def event_frame(event: Event, language: str = "en") -> bytes:
+    """One event as a server-sent event, with words for people where it has some.
+
+    JSON text has no line breaks, and event names are ours.
+    """
+    words = receipts.lines(event.name, event.fields, language)
+    message = {"message": "\n".join(words)} if words else {}
     data = orjson.dumps(
-        {"event": event.name, "at": event.at, **event.fields}, default=str, option=orjson.OPT_NON_STR_KEYS
+        {"event": event.name, "at": event.at, **event.fields, **message}, default=str, option=orjson.OPT_NON_STR_KEYS
     )
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.name.encode("ascii"), data)
 
@@ -220,8 +226,15 @@ def _last_event_id(request: Request) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _receipt(receipt: Receipt | None) -> dict[str, object] | None:
-    return None if receipt is None else asdict(receipt)
+def _language(request: Request) -> str:
+    return str(getattr(request.state, "language", "en"))
+
+
+def _receipt(receipt: Receipt | None, language: str, otherwise: str = "") -> Response:
+    """What memory did, for programs, and the words for it."""
+    told = None if receipt is None else asdict(receipt)
+    words = receipts.lines(f"model.{receipt.action}ed" if receipt else otherwise, told or {}, language)
+    return json_answer({"receipt": told, "message": "\n".join(words)} if words else {"receipt": told})
 
 
 def _pointed(problem: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session, complete_model, session_of, url_option
 from modelyard.cli.terminal import plain
 from modelyard.errors import N_
+from modelyard.words.receipts import lines
 
 if TYPE_CHECKING:
     from modelyard.types.memory import ProcessMemory, Receipt
@@ -78,6 +79,8 @@ def unload(context: click.Context, model: str, force: bool, yes: bool, form: str
         if receipt.leaked_bytes > 0:
             leaked = session.terminal.size(receipt.leaked_bytes)
             session.terminal.say(N_("{leaked} did not come back."), leaked=leaked)
+        for line in lines("model.unloaded", asdict(receipt), session.terminal.language)[1:]:
+            session.terminal.note(f"  {line}")
     _write_receipt(session, form, receipt)
 
 

@@ -43,6 +43,7 @@ _EMBEDDINGS = N_(
     "If embedding models grow: a shorter idle time (embeddings.idle_ttl_s), or fewer loaded (embeddings.resident_max)."
 )
 _WHOLLY_ON_GPU = N_("A smaller quantisation or context lets the GPU hold all of it.")
+PAGE_FILE = N_("Windows ran out of commit memory: set the page file to 16 GB or more, then restart.")
 _HINTS: dict[str, tuple[str, ...]] = {
     "out_of_memory": (
         _SMALLER,
@@ -51,7 +52,7 @@ _HINTS: dict[str, tuple[str, ...]] = {
     ),
     "gpu": (N_("Use a 4-bit quantisation, a smaller n_batch, or fewer layers on the GPU (n_gpu_layers)."), _SMALLER),
     "node": (N_("Unload what else is in memory, or use a smaller model, quantisation or context."),),
-    "page_file": (N_("Windows ran out of commit memory: set the page file to 16 GB or more, then restart."), _SMALLER),
+    "page_file": (PAGE_FILE, _SMALLER),
     "damaged_file": (N_("Fetch the file again and compare its digest."),),
     "missing_file": (N_("Check that the file is there and may be read; `modelyard show` prints where it is."),),
     "unsupported_model": (N_("A newer engine may know it; or convert the model."),),
@@ -101,6 +102,11 @@ class Verdict:
     def is_memory(self) -> bool:
         """Whether to treat it as a lack of memory."""
         return self.code == "out_of_memory" and self.confidence >= OOM_MIN
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether the page file ended before memory did."""
+        return self.is_memory and PAGE_FILE in self.suggestions
 
     @property
     def cause(self) -> str:

@@ -37,6 +37,7 @@ BUSY_RATIO = 0.2  # of one core; answering our own probes costs less
 GROWTH_BYTES = 256 * 1024
 LATE_STALL_RATIO = 0.1  # past its deadline a load may go on as long as it moves, and be still this share of the usual
 DEADLINE_RATIO_MAX = 4.0  # and then it ends
+NO_COMMIT = N_("The model or its engine could not be loaded (memory or page file too small).")
 STILL_THERE = ExitStatus(None, None, "")
 
 
@@ -95,6 +96,7 @@ def _ended(worker: Worker, watch: LoadWatch, trace: Trace) -> LoadFailed:
     verdict = trace.verdict(end, lines)
     if verdict.is_memory:
         error = OutOfMemory(
+            NO_COMMIT if verdict.is_commit else None,
             model=watch.model, exit=end.text, last_lines=lines, needed=format_bytes(watch.expected_bytes),
             free=format_bytes(trace.free_bytes), held=format_bytes(trace.held_bytes),
         )  # fmt: skip
