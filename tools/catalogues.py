@@ -27,7 +27,7 @@ _HEADERS = [("Content-Type", "text/plain; charset=utf-8"), ("Plural-Forms", "npl
 _CONFLICT = re.compile(r"^<{7} .*\n((?:.*\n)*?)(?:\|{7} .*\n(?:.*\n)*?)?={7}\n((?:.*\n)*?)>{7} .*\n", re.MULTILINE)
 _FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 _BACKSPACE = ("\b", "\\b")  # click's mark for a paragraph that is not wrapped; Babel writes it as the bare character
-_HOW = "Put the text into {path} and run `make catalogues`."
+_HOW = "Put the text into src/modelyard/words/{path} and run `make catalogues`."
 
 
 class _Plain(Catalog):
@@ -57,11 +57,16 @@ def written(language: str) -> Catalog:
     bare, escaped = _BACKSPACE
     content = path.read_text(encoding="utf-8").replace(escaped, bare)
     sides = [_CONFLICT.sub(side, content) for side in (r"\1", r"\2")] if _CONFLICT.search(content) else [content]
-    whole = _Plain(locale=language)
+    found: dict[str, Message] = {}
     for side in sides:
         for message in read_po(io.StringIO(side), locale=language, abort_invalid=True):
-            if message.id and (message.id not in whole or all(forms(message))):
-                whole[message.id] = message
+            name = message.id if isinstance(message.id, str) else message.id[0]
+            if name not in found or all(forms(message)):
+                found[name] = message
+    whole = _Plain(locale=language)
+    for message in found.values():
+        if message.id:
+            whole[message.id] = message
     return whole
 
 
@@ -92,7 +97,7 @@ def compiled(language: str) -> bytes:
 
 def problems(language: str) -> Iterator[str]:
     """What keeps a language from being complete, each with what to do."""
-    catalogue, how = written(language), _HOW.format(path=po_path(language).relative_to(SOURCE.parent))
+    catalogue, how = written(language), _HOW.format(path=po_path(language).relative_to(LOCALES.parent))
     texts = marked()
     for text in texts:
         message = catalogue.get(text if isinstance(text, str) else text[0])
@@ -110,8 +115,8 @@ def problems(language: str) -> Iterator[str]:
 
 def _has_its_fields(message: Message) -> bool:
     """Whether a translation has the values of its text: of two forms those of both, and none that neither has."""
-    forms = [message.id] if isinstance(message.id, str) else message.id
-    named = [set(_FIELD.findall(form)) for form in forms]
+    texts = [message.id] if isinstance(message.id, str) else message.id
+    named = [set(_FIELD.findall(text)) for text in texts]
     used = set(_FIELD.findall(forms(message)[0]))
     return set.intersection(*named) <= used <= set.union(*named)
 
