@@ -6,8 +6,7 @@ import pytest
 from tools import catalogues
 
 from modelyard.client.ollama_replies import OUT_OF_MEMORY
-from modelyard.diagnosis import verdict
-from modelyard.diagnosis.verdict import SURE
+from modelyard.diagnosis.verdict import SURE, verdict
 from modelyard.words import _
 from modelyard.words.receipts import lines
 from modelyard.workers.ready import NO_COMMIT
