@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,12 @@ def said(*words: str, **variables: str) -> str:
         env=environment | {"PYTHONIOENCODING": "utf-8"} | variables,
     )  # fmt: skip
     return ended.stdout + ended.stderr
+
+
+def english(text: str) -> list[str]:
+    """Runs of three English words and more, but for commands to type and what the system says."""
+    shown = re.sub(r"`[^`]*`|^ {4}modelyard .*$|Connection refused", "", text, flags=re.MULTILINE)
+    return re.findall(r"[A-Za-z]+(?: [A-Za-z]+){2,}", shown)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +74,24 @@ def test_an_error_of_a_command_comes_with_its_suggestions_in_the_language() -> N
 
     assert "http://127.0.0.1:9 沒有伺服器回應" in text
     assert "請用 `modelyard serve` 啟動伺服器。" in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variables", "help_words", "refused", "reason"),
+    [
+        (["--lang", "zh_CN"], {}, ["加载模型。", "卸载模型。"], ["没有服务器响应", "启动服务器。"], "精确"),
+        ([], {"LANG": "zh_TW.UTF-8"}, ["載入模型。", "卸載模型。"], ["沒有伺服器回應", "啟動伺服器。"], "精確"),
+    ],
+)  # fmt: skip
+def test_help_errors_and_listings_have_no_english_sentence(
+    chosen: list[str], variables: dict[str, str], help_words: list[str], refused: list[str], reason: str
+) -> None:
+    for words, expected in (
+        (["--help"], help_words),
+        (["list", "--url", "http://127.0.0.1:9"], refused),
+        (["config"], [f"automatic: {reason}"]),
+    ):
+        text = said(*chosen, *words, **variables)
+
+        assert [word for word in expected if word not in text] == [], words
+        assert english(text) == [], words

@@ -44,11 +44,12 @@ def config(context: click.Context, config_file: Path | None, changed: bool, form
     from modelyard.config.settings import load_settings
 
     session = session_of(context)
+    told = session.terminal.told
     loaded = load_settings(config_file=config_file, environment=session.environment)
     found = [row for row in setting_rows(loaded) if not changed or row.origin.source != "default"]
     chosen = {} if changed else _automatic(loaded, session.environment)
     rows = [
-        (row.name, written(row.name, chosen[row.name].value), f"automatic: {chosen[row.name].reason}")
+        (row.name, written(row.name, chosen[row.name].value), f"automatic: {told(chosen[row.name].reason)}")
         if row.name in chosen
         else (row.name, written(row.name, row.value), str(row.origin))
         for row in found
