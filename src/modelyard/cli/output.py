@@ -70,10 +70,14 @@ def table(terminal: Terminal, columns: Sequence[str], rows: Sequence[Sequence[st
 def fitted(widths: Sequence[int], room: int) -> list[int]:
     """Widths of columns that fit into so much room: the widest give way first, and none below `CELL_MIN`.
 
+    Where even that is too wide, nothing is cut: lines wrap at the edge anyway, and then they are at least whole.
+
     >>> fitted([30, 8, 4], 34), fitted([3, 3], 80), fitted([30, 30], 4)
-    ([22, 8, 4], [3, 3], [6, 6])
+    ([22, 8, 4], [3, 3], [30, 30])
     """
     found = list(widths)
+    if sum(min(one, CELL_MIN) for one in found) > room:
+        return found
     while sum(found) > room and max(found) > CELL_MIN:
         found[found.index(max(found))] -= 1
     return found
