@@ -158,6 +158,11 @@ def test_an_export_overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "a.md").read_text() == "mine"
 
 
+def test_an_export_that_cannot_be_written_says_why_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"cannot be written: No such file or directory$"):
+        write(tmp_path / "nowhere" / "a.md", "text")
+
+
 def test_kept_conversations_are_listed_exported_and_deleted_by_flags(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

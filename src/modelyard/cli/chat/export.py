@@ -36,8 +36,8 @@ def write(path: Path, text: str) -> None:
             file.write(text)
     except FileExistsError as problem:
         raise BadRequest(N_("{path} is there already; nothing was written."), path=str(path)) from problem
-    except OSError as problem:
-        raise BadRequest(N_("{path} cannot be written: {problem}"), path=str(path), problem=str(problem)) from problem
+    except OSError as error:
+        raise BadRequest(N_("{path} cannot be written: {problem}"), path=str(path), problem=error.strerror) from error
 
 
 def _markdown(kept: Kept) -> str:
