@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from . import embedding, engines, every_engine, idle, relaying, through_nodes
+from . import embedding, engines, every_engine, idle, relaying, terminal, through_nodes
 from .machine import Row, environment, need_tools
 
 FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "speed": engines.speed,
     "swap": engines.swap,
     "idle": idle.idle,
+    "terminal": terminal.terminal,
 }
 ENGINES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "llamacpp": every_engine.llamacpp,

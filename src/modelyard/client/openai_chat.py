@@ -58,13 +58,16 @@ class OpenAIClient:
         first = convert(told.get("data"), list[dict[str, Any]], self.url)[:1]
         return convert(first[0].get("embedding") if first else None, list[float], self.url)
 
-    async def chat(self, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[Delta | Usage, None]:
+    async def chat(
+        self, model: str, messages: Sequence[Mapping[str, str]], tokens_max: int | None = None
+    ) -> AsyncGenerator[Delta | Usage, None]:
         """The pieces of an answer. Ends normally only if the server says that it is complete."""
         body = {
             "model": model,
             "messages": list(messages),
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({} if tokens_max is None else {"max_tokens": tokens_max}),
         }
         events = Events()
         with transport_errors(self.url):

@@ -17,6 +17,7 @@ from modelyard.client.ollama_budgets import paced, within
 from modelyard.diagnosis.timeouts import Phase, TimeoutDiagnosis, is_same_model
 from modelyard.units import GIB
 
+GREETING_TOKENS_MAX = 256  # a model that never ends does not hold the tour up
 LOAD_S = 300.0
 LOAD_S_PER_GIB = 20.0
 RESOURCES_S = 2.0  # an answer does not wait longer for its memory picture
@@ -65,14 +66,27 @@ class Meeting:
         # A server that cannot be asked to load may do it behind the first question.
         first_s = self._budgets.first_token_s if self._node.tells_memory else self._budgets.load_of(None)
         return await self.ask(
-            model, visit, [{"role": "user", "content": prompt}], first_s, self._budgets.between_tokens_s
+            model,
+            visit,
+            [{"role": "user", "content": prompt}],
+            first_s,
+            self._budgets.between_tokens_s,
+            GREETING_TOKENS_MAX,
         )
 
     async def reply(self, model: TourModel, turns: Sequence[Turn]) -> str:
         """The next answer of a chat."""
         return await self.ask(model, Visit(model.name), turns, self._budgets.chat_s, self._budgets.chat_s)
 
-    async def ask(self, model: TourModel, visit: Visit, turns: Sequence[Turn], first_s: float, between_s: float) -> str:
+    async def ask(
+        self,
+        model: TourModel,
+        visit: Visit,
+        turns: Sequence[Turn],
+        first_s: float,
+        between_s: float,
+        tokens_max: int | None = None,
+    ) -> str:
         """Stream an answer to the terminal, and write down what it took."""
         began, told, text = time.monotonic(), Piece(), []
         first_at = 0.0
@@ -81,7 +95,8 @@ class Meeting:
             return await self._node.diagnose(model.name, phase, budget_s, tokens)
 
         count = 0
-        pieces = paced(self._node.chat(model.name, turns), first_s, between_s, lambda one: one.has_token, diagnose)
+        answering = self._node.chat(model.name, turns, tokens_max)
+        pieces = paced(answering, first_s, between_s, lambda one: one.has_token, diagnose)
         async with WaitingLine(self._terminal, FETCHING) as line, aclosing(pieces):
             async for piece in pieces:
                 if piece.has_token and not first_at:

@@ -79,8 +79,8 @@ class TourNode(Protocol):
     async def progress(self, model: str) -> float | None:
         """How far its load is, 0 to 1."""
 
-    def chat(self, model: str, turns: Sequence[Turn]) -> AsyncIterator[Piece]:
-        """An answer. Closing the iterator ends the work at the server."""
+    def chat(self, model: str, turns: Sequence[Turn], tokens_max: int | None = None) -> AsyncIterator[Piece]:
+        """An answer, of so many tokens at most. Closing the iterator ends the work at the server."""
 
     async def embed(self, model: str, text: str) -> int:
         """How many numbers the vector of a text has."""

@@ -71,8 +71,8 @@ class OllamaNode:
     async def progress(self, model: str) -> float | None:
         return None
 
-    async def chat(self, model: str, turns: Sequence[Turn]) -> AsyncIterator[Piece]:
-        async with await self._service.chat(model, turns, stream=True) as stream:
+    async def chat(self, model: str, turns: Sequence[Turn], tokens_max: int | None = None) -> AsyncIterator[Piece]:
+        async with await self._service.chat(model, turns, stream=True, num_predict=tokens_max) as stream:
             async for chunk in stream:
                 message = chunk.get("message") or {}
                 count, took = chunk.get("eval_count"), chunk.get("eval_duration")

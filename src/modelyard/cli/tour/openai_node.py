@@ -45,8 +45,8 @@ class OpenAINode:
     async def progress(self, model: str) -> float | None:
         return None
 
-    async def chat(self, model: str, turns: Sequence[Turn]) -> AsyncIterator[Piece]:
-        async for one in self._client.chat(model, turns):
+    async def chat(self, model: str, turns: Sequence[Turn], tokens_max: int | None = None) -> AsyncIterator[Piece]:
+        async for one in self._client.chat(model, turns, tokens_max):
             if isinstance(one, Delta):
                 yield Piece(one.text, one.reasoning)
             else:
