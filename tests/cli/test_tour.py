@@ -13,6 +13,7 @@ from click.testing import Result
 
 from modelyard.testing import FAULTS, FakeOllama, FakeOpenAI, Script
 from modelyard.testing.fake_ollama import FakeModel
+from modelyard.testing.server import Recorded, Reply
 from tests.cli.conftest import run, typed_terminal
 from tests.cli.fake_node import served
 
@@ -277,3 +278,42 @@ def test_ctrl_c_twice_leaves_the_tour() -> None:
             terminal.type("\x03")
             assert terminal.exit_code() == 128 + signal.SIGINT
         assert all(one.body.get("model") != "c:1b" for one in fake.questions)
+
+
+# The leaves of the tree that need more than a script of the answer.
+LEAVES = {
+    "partly_in_ram": (
+        "not wholly in VRAM", "模型未完全載入 VRAM，部分使用系統記憶體", "模型未完全加载到 VRAM，部分使用系统内存",
+    ),
+    "still_loading": ("it is still loading", "模型仍在載入", "模型仍在加载"),
+    "unreachable": ("does not answer at all", "伺服器完全沒有回應", "服务器完全没有响应"),
+}  # fmt: skip
+
+
+class Mute(FakeOllama):
+    """Hangs with everything, once a question has come."""
+
+    async def answer(self, request: Recorded, reply: Reply) -> None:
+        if self.questions:
+            await reply.stall()
+        else:
+            await super().answer(request, reply)
+
+
+@pytest.mark.parametrize(("column", "language"), list(enumerate(("en", "zh_TW", "zh_CN"))))
+@pytest.mark.parametrize("code", LEAVES)
+def test_the_other_leaves_are_reached_and_said(code: str, column: int, language: str) -> None:
+    models = [FakeModel("bad:8b", 8 * GB, vram_ratio=0.5)]
+    with served(Mute(models) if code == "unreachable" else FakeOllama(models)) as fake:
+        if code == "partly_in_ram":
+            fake.play(FINE, times=1)
+            fake.play(Script(first_after_s=1e6), times=1)
+        elif code == "still_loading":
+            fake.play(HUNG)
+            fake.ps_after_s = 1e6
+        result = tour(fake, "-o", "json", "--keep", language=language)
+
+    told = report(result)["bad:8b"]["verdict"]
+    assert isinstance(told, dict)
+    assert told["code"] == code
+    assert LEAVES[code][column] in result.stderr
