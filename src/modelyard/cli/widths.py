@@ -5,28 +5,33 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-_JOINER, _EMOJI_STYLE = "\u200d", "\ufe0f"
+_JOINER = "\u200d"
+_SKIN = range(0x1F3FB, 0x1F400)  # colours of skin, put on the emoji before
+_JAMO = range(0x1160, 0x1200)  # vowels and final consonants, put into the syllable before
 
 
 def width(text: str) -> int:
     """Columns; wide characters count twice, marks that are put on others not at all.
 
-    >>> width("abc"), width("模型"), width("e\\u0301"), width("👩\\u200d💻")
-    (3, 4, 1, 2)
+    >>> width("abc"), width("模型"), width("e\\u0301"), width("👩\\u200d💻"), width("👍🏽")
+    (3, 4, 1, 2, 2)
     """
     if text.isascii():
         return len(text)
-    total, is_joined = 0, False
+    total, before = 0, ""
     for sign in text:
-        total += 0 if is_joined else char_width(sign)
-        is_joined = sign == _JOINER
+        total += char_width(sign, before)
+        before = sign
     return total
 
 
 @lru_cache(maxsize=4096)
-def char_width(sign: str) -> int:
-    """Columns of one character by itself."""
-    if sign in (_JOINER, _EMOJI_STYLE) or unicodedata.combining(sign) or unicodedata.category(sign) in ("Mn", "Me"):
+def char_width(sign: str, before: str = "") -> int:
+    """Columns that one character adds to the one before it."""
+    kind = unicodedata.category(sign)
+    if kind in ("Mn", "Me") or (kind == "Cf" and sign != "\u00ad") or ord(sign) in _JAMO:
+        return 0
+    if before and (ord(sign) in _SKIN or (before == _JOINER and kind == "So")):
         return 0
     return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 

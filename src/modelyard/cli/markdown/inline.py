@@ -13,6 +13,7 @@ from typing import NamedTuple
 HOLD_CHARS_MAX = 400
 RUN_MAX = 16  # more marks in a row than this mean none of ours
 DEPTH_MAX = 4  # marks inside marks
+TRIES_MAX = 16  # marks of the same kind that are looked at for the other end of one
 BOLD, DIM, EMPHASIS, UNDERLINE, STRUCK, CODE = "1", "2", "3", "4", "9", "36"
 
 _SPECIAL = re.compile(r"[`*_~\[\\]")
@@ -106,17 +107,17 @@ class Inline:
             opens = False
         if style is None or not opens or self._depth >= DEPTH_MAX or begin >= len(text):
             return self._literal(text, at, begin)
-        limit = begin + HOLD_CHARS_MAX
-        close = _closing(text[:limit], begin, sign, run, is_end=is_end or len(text) >= limit)
+        window = text[begin : begin + HOLD_CHARS_MAX]
+        close = _closing(window, sign, run, is_end=is_end or len(window) == HOLD_CHARS_MAX)
         if close is None:
             return None
         if close < 0:
             return self._literal(text, at, begin)
-        inner, both = text[begin:close], _and(self._style, style)
+        inner, both, end = window[:close], _and(self._style, style), begin + close + run
         if sign == "`":
-            return _Found([Piece(inner, both)], close + run)
+            return _Found([Piece(inner, both)], end)
         nested = Inline(both, self._depth + 1)
-        return _Found(nested.feed(inner) + nested.end(), close + run)
+        return _Found(nested.feed(inner) + nested.end(), end)
 
 
 def _run(text: str, at: int) -> int:
@@ -127,15 +128,18 @@ def _run(text: str, at: int) -> int:
     return end - at
 
 
-def _closing(text: str, begin: int, sign: str, run: int, *, is_end: bool) -> int | None:
+def _closing(text: str, sign: str, run: int, *, is_end: bool) -> int | None:
     """Where the other end is; -1: there is none; None: it may still come."""
-    at = text.find(sign, begin)
+    at, tries = text.find(sign), 0
     while at >= 0:
+        if tries == TRIES_MAX:
+            return -1
+        tries += 1
         found = _run(text, at)
         if at + found == len(text) and not is_end:
             return None  # the run may go on
         after = text[at + found : at + found + 1]
-        fits = found == run and (sign == "`" or (at > begin and not text[at - 1].isspace()))
+        fits = found == run and (sign == "`" or (at > 0 and not text[at - 1].isspace()))
         if fits and not (sign == "_" and after.isalnum()):
             return at
         at = text.find(sign, at + found)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 from modelyard.cli.markdown.inline import BOLD, DIM, Inline, Piece
-from modelyard.cli.markdown.wrapping import styled
+from modelyard.cli.markdown.wrapping import Wrapping, styled
 from modelyard.cli.widths import width
 
-_RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
+_RULE_CELL = re.compile(r":?-+:?")
 _CELL_END = re.compile(r"(?<!\\)\|")
 GAP = "  "
+CELLS_MAX = 4_000  # a table of more, or of more text when it is told cell by cell, is not drawn
+RECORDS_CHARS_MAX = 100_000
 Cell = list[Piece]
 
 
@@ -20,35 +22,41 @@ def is_rule(line: str) -> bool:
     >>> is_rule("|---|:-:|"), is_rule("| a | b |")
     (True, False)
     """
-    return "-" in line and _RULE.fullmatch(line) is not None
+    return all(_RULE_CELL.fullmatch(cell) for cell in _cells(line))
 
 
-def table(lines: list[str], columns: int, has_colour: bool = True) -> str:
-    """The lines of a table, its rule the second of them, as text for a window of so many columns."""
-    aligns = [_align(cell) for cell in _cells(lines[1])]
-    rows = [
-        [_inline(cell, BOLD if not number else "") for cell in _cells(line)]
-        for number, line in enumerate(lines)
-        if number != 1
-    ]
-    count = len(aligns)
-    rows = [(row + [[] for _cell in range(count)])[:count] for row in rows]
+def table(lines: list[str], columns: int, has_colour: bool = True) -> str | None:
+    """The lines of a table, its rule the second of them, as text for a window of so many columns.
+
+    None: it is too large to be drawn. Cells that the head has no name for are shown too.
+    """
+    cells = [_cells(line) for line in lines]
+    count = max(len(row) for row in cells)
+    if count * len(cells) > CELLS_MAX:
+        return None
+    head, rule, *body = ([*row, *[""] * (count - len(row))] for row in cells)
+    aligns = [_align(cell) for cell in rule]
+    rows = [[_inline(cell, BOLD) for cell in head], *([_inline(cell, "") for cell in row] for row in body)]
     widths = [max(_width(row[index]) for row in rows) for index in range(count)]
     if sum(widths) + len(GAP) * (count - 1) > columns:
-        return _records(rows, has_colour)
+        is_small = sum(map(len, head)) * len(body) <= RECORDS_CHARS_MAX
+        return _records(rows, columns, has_colour) if is_small else None
     texts = [_line(row, widths, aligns, has_colour) for row in rows]
     texts.insert(1, styled(Piece(GAP.join("─" * one for one in widths), DIM), has_colour))
     return "".join(f"{text}\n" for text in texts)
 
 
-def _records(rows: list[list[Cell]], has_colour: bool) -> str:
+def _records(rows: list[list[Cell]], columns: int, has_colour: bool) -> str:
     head, *body = rows
-    lines: list[str] = []
-    for row in body:
+    blocks: list[str] = []
+    for row in body or [[[] for _name in head]]:
+        lines: list[str] = []
         for name, cell in zip(head, row, strict=True):
-            lines.append(f"{_shown(name, has_colour)}: {_shown(cell, has_colour)}")
-        lines.append("")
-    return "\n".join(lines[:-1]) + "\n"
+            wrapping = Wrapping(columns, hang=Piece("  "), has_colour=has_colour)
+            label = [*name, Piece(": ")] if name else []
+            lines.append(wrapping.add([*label, *cell]) + wrapping.end())
+        blocks.append("".join(lines))
+    return "\n".join(blocks)
 
 
 def _cells(line: str) -> list[str]:

@@ -1,29 +1,30 @@
 """Words into lines no wider than the window; what has been written stays as it is. Pure.
 
 Words are not cut unless they are wider than a line. Between characters that take two columns a line may end anywhere,
-as it does in Chinese; but none begins with a closing mark.
+as it does in Chinese; but none begins with a closing mark, or ends with an opening one.
 """
 
 from __future__ import annotations
 
 from modelyard.cli.markdown.inline import Piece
-from modelyard.cli.widths import char_width
+from modelyard.cli.widths import char_width, width
 
 WIDTH_MIN = 10
+NOTHING = Piece("")
 _CLOSING = frozenset("，。、！？；：）」』】》〉…”’%,.!?;:)]}")
+_OPENING = frozenset("（「『【《〈“‘")
 
 
 class Wrapping:
-    """One paragraph, heading or item. `hang` begins every further line of it."""
+    """One paragraph, heading or item. `first` begins its first line, `hang` every further one."""
 
-    def __init__(
-        self, columns: int, first: str = "", hang: str = "", hang_width: int = 0, has_colour: bool = True
-    ) -> None:
+    def __init__(self, columns: int, first: Piece = NOTHING, hang: Piece = NOTHING, has_colour: bool = True) -> None:
         self._columns = max(WIDTH_MIN, columns)
-        self._hang, self._hang_width = hang, min(hang_width, self._columns // 2)
+        self._hang, self._hang_width = styled(hang, has_colour), width(hang.text)
         self._has_colour = has_colour
-        self._out = [first]
-        self._column = hang_width
+        self._out = [styled(first, has_colour)]
+        self._column = width(first.text)
+        self._last = ""
         self._spaces = 0
         self._word: list[Piece] = []
         self._word_width = 0
@@ -50,9 +51,10 @@ class Wrapping:
         if sign in " \t":
             self._flush()
             self._spaces += 1
+            self._last = ""
             return
-        columns = char_width(sign)
-        if columns == 2 and sign not in _CLOSING:
+        columns = char_width(sign, self._last)
+        if columns == 2 and sign not in _CLOSING and self._last not in _OPENING:
             self._flush()
         if self._word_width + columns > self._columns - self._hang_width:
             self._flush()  # a word wider than a line
@@ -61,6 +63,7 @@ class Wrapping:
         else:
             self._word.append(Piece(sign, style))
         self._word_width += columns
+        self._last = sign
 
     def _flush(self) -> None:
         if not self._word:
