@@ -198,6 +198,7 @@ def test_commands_in_the_readme_run_as_they_stand(server: Server) -> None:
     asked = [words for words in commands if words[0] not in ("serve", "chat", "pull", "rm", "compare", "tour")]
 
     assert asked
+    ask(server, "yardling")  # who names no model gets one in memory
     for words in asked:
         named = ["yardling" if word == "NAME" else word for word in words]
         done = run(sys.executable, "-m", "modelyard.cli", *named, server=server)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from modelyard.cli.main import cli
@@ -32,6 +33,7 @@ def _fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    structlog.reset_defaults()  # a command starts without logs; tests that caught some leave them set up
     if "server" in request.fixturenames:
         running = request.getfixturevalue("server")
         running.left.clear()
