@@ -8,8 +8,9 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from click.testing import CliRunner, Result
 from modelyard.cli.main import cli
 from tests.client.yard_server import DEADLINE_S, YardServer, yard_server
 
+EMPTY: Mapping[str, str] = {}
+TOLD = {"LANG", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[YardServer]:
@@ -29,7 +33,7 @@ def server() -> Iterator[YardServer]:
 
 @pytest.fixture(autouse=True)
 def _fresh(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith(("MODELYARD_", "LC_", "XDG_")) or name == "LANG"]:
+    for name in [name for name in os.environ if name.startswith(("MODELYARD_", "LC_", "XDG_")) or name in TOLD]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -57,12 +61,14 @@ def start(*words: str) -> subprocess.Popen[bytes]:
 class TypedTerminal:
     """A command with a real terminal on all three streams."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], columns: int = 0, environment: Mapping[str, str] = EMPTY) -> None:
         self.seen = ""
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
-            os.execv(sys.executable, [sys.executable, "-m", "modelyard.cli", *words])
+            termios.tcsetwinsize(0, (24, columns))
+            # Not what C has for the environment: readline, where it is imported, puts COLUMNS there.
+            given = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
+            os.execve(sys.executable, [sys.executable, "-m", "modelyard.cli", *words], given)
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -102,8 +108,8 @@ class TypedTerminal:
 
 
 @contextmanager
-def typed_terminal(*words: str) -> Iterator[TypedTerminal]:
-    terminal = TypedTerminal(words)
+def typed_terminal(*words: str, columns: int = 0, **environment: str) -> Iterator[TypedTerminal]:
+    terminal = TypedTerminal(words, columns, environment)
     try:
         yield terminal
     finally:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.cli.conftest import run, start
+from tests.cli.conftest import run, start, typed_terminal
 
 Value = TypeVar("Value")
 DEADLINE_S = 60.0
@@ -29,6 +29,9 @@ default = "quick"
 [models.echo.slow]
 tokens_per_s = 20
 reply_tokens = 10000
+[models.echo.gradual]
+load_s = 2
+prefill_tokens_per_s = 150
 [models.echo.huge]
 footprint_bytes = "900GiB"
 [models.echo.dead]
@@ -125,8 +128,25 @@ def test_loading_and_unloading() -> None:
 def test_models_have_the_states_that_people_see() -> None:
     listed = json.loads(run("list", "-o", "json").stdout)["models"]
 
-    assert {one["name"] for one in listed} == {"quick", "slow", "huge", "dead"}
+    assert {one["name"] for one in listed} == {"quick", "slow", "gradual", "huge", "dead"}
     assert run("show", "nothing-like-it").exit_code == 5
+
+
+def test_whoever_watches_sees_how_far_the_load_and_the_prompt_are_in_a_narrow_window_too() -> None:
+    run("unload", "gradual")
+    question = " ".join(["word"] * 400)
+    with typed_terminal("ask", "-m", "gradual", question, columns=60) as terminal:
+        terminal.wait_for("the model is loading")
+        terminal.wait_for("%")
+        terminal.wait_for("reading the prompt")
+        terminal.wait_for("%")
+        assert terminal.exit_code() == 0
+
+    with typed_terminal("ask", "-m", "gradual", question, columns=20) as terminal:
+        assert terminal.exit_code() == 0
+        drawn = re.findall(r"\r\x1b\[K(?:\x1b\[2m)?([^\x1b\r]*)", terminal.seen)
+    assert any(line.startswith("reading the prompt") for line in drawn)
+    assert all(len(line) < 20 for line in drawn[:-1])  # the last is followed by the answer
 
 
 def test_a_tour_of_our_own_server_leaves_pinned_and_busy_models_where_they_are() -> None:

@@ -12,7 +12,7 @@ from modelyard.cli.markdown.stream import Markdown
 from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session
 from modelyard.cli.statistics import Statistics
-from modelyard.cli.terminal import Terminal, plain
+from modelyard.cli.terminal import COLUMNS, Terminal, plain
 from modelyard.errors import N_, CapabilityMissing, ModelNotFound, YardError
 from modelyard.types.chat import Delta, Message, Usage
 
@@ -51,6 +51,7 @@ class Writer:
         self._terminal, self._is_shown = terminal, is_shown
         self._shows_thinking = shows_thinking and terminal.is_watched and is_shown
         self._is_thinking = False
+        self._thought_lines_ended = 0
         self.markdown = Markdown(terminal.columns) if terminal.shows_markdown else None
 
     def think(self, text: str) -> None:
@@ -60,6 +61,7 @@ class Writer:
                 self._terminal.thinking(self._terminal._(N_("Thinking:")) + " ")
             self._is_thinking = True
             self._terminal.thinking(text)
+            self._thought_lines_ended = min(2, len(text) - len(text.rstrip("\n")))
 
     def answer(self, text: str) -> None:
         """A piece of the answer."""
@@ -72,18 +74,18 @@ class Writer:
             self.markdown.resize(self._terminal.columns)
             self._terminal.shown(self.markdown.feed(plain(text)))
 
-    def end(self) -> None:
+    def end(self, *, is_cut_off: bool = False) -> None:
         """Write what was held back, and end the line."""
         self._terminal.clear_status()
         self._end_thinking()
         if self._is_shown and self.markdown is not None:
             self._terminal.shown(self.markdown.end())
-        self._terminal.end_answer()
+        self._terminal.end_answer(is_cut_off=is_cut_off)
 
     def _end_thinking(self) -> None:
         if self._is_thinking:
             self._is_thinking = False
-            self._terminal.thinking("\n\n")
+            self._terminal.thinking("\n\n"[self._thought_lines_ended :])
 
 
 def stream_answer(
@@ -110,9 +112,17 @@ def stream_answer(
             writer.answer(piece.text)
 
         receive(answer, client, model, messages, options, take)
-    writer.end()
-    answer.blocks = writer.markdown.blocks if writer.markdown is not None else []
+    writer.end(is_cut_off=answer.is_interrupted)
+    answer.blocks = code_blocks(answer.text)
     return answer
+
+
+def code_blocks(text: str) -> list[str]:
+    """What stands between the fences of an answer, whether it was drawn or not; nothing in it acts on a terminal."""
+    markdown = Markdown(COLUMNS)
+    markdown.feed(plain(text))
+    markdown.end()
+    return markdown.blocks
 
 
 def new_request_id() -> str:
@@ -129,7 +139,7 @@ def receive(
     take: Callable[[Delta], None] = lambda _piece: None,
 ) -> None:
     """Ask, and write down what comes; each piece is handed on. What goes wrong is written down too."""
-    began = time.monotonic()
+    began, texts, thoughts = time.monotonic(), [], []
     try:
         with client.chat(model, messages, request_id=answer.request_id, options=options) as stream:
             answer.receipt = stream.receipt
@@ -139,14 +149,15 @@ def receive(
                 elif isinstance(piece, Delta):
                     if piece.has_content:
                         answer.statistics.take(time.monotonic() - began)
-                    answer.text += piece.text
-                    answer.thinking += piece.reasoning
+                    texts.append(piece.text)
+                    thoughts.append(piece.reasoning)
                     answer.finish = piece.finish or answer.finish
                     take(piece)
     except KeyboardInterrupt:
         answer.is_interrupted = True
     except YardError as error:
         answer.failure = error
+    answer.text, answer.thinking = "".join(texts), "".join(thoughts)
     answer.statistics.end(time.monotonic() - began, answer.usage)
 
 

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from modelyard.cli.models import wait_text
 from modelyard.cli.session import Session
 from modelyard.errors import N_, YardError
 from modelyard.types.status import NodeStatus
+
+if TYPE_CHECKING:
+    from modelyard.client.http import YardClient
 
 REFRESH_S = 0.1
 ASK_AFTER_S = 0.3  # most answers begin before, and cost no question
@@ -60,16 +65,18 @@ class PhaseLine:
 
     def _run(self) -> None:
         ask_at = self._began + ASK_AFTER_S
-        while not self._closed.wait(REFRESH_S):
-            if self._request_id and time.monotonic() >= ask_at:
-                self._ask()
-                ask_at = time.monotonic() + ASK_EVERY_S
-            self._draw()
+        with ExitStack() as opened:
+            client: YardClient | None = None  # one for all questions: a new one costs more than a question
+            while not self._closed.wait(REFRESH_S):
+                if self._request_id and time.monotonic() >= ask_at:
+                    client = client or opened.enter_context(self._session.client(self._url))
+                    self._ask(client)
+                    ask_at = time.monotonic() + ASK_EVERY_S
+                self._draw()
 
-    def _ask(self) -> None:
+    def _ask(self, client: YardClient) -> None:
         try:
-            with self._session.client(self._url) as client:
-                text = phase_text(self._session, client.status(), self._request_id)
+            text = phase_text(self._session, client.status(), self._request_id)
             if self._request_id:
                 self._text = text or self._text
         except YardError:

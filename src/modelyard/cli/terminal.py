@@ -7,11 +7,13 @@ out wherever a terminal would act on them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
+from modelyard.cli.widths import cut
 from modelyard.errors import ConfigError, YardError, fill
 from modelyard.words import _, counted, render, told
 
@@ -126,23 +128,32 @@ class Terminal:
     @property
     def columns(self) -> int:
         """The window's width now; COLUMNS wins, as everywhere."""
+        return self._columns_of(sys.stdout)
+
+    def _columns_of(self, stream: TextIO) -> int:
         told = self._environment.get("COLUMNS", "")
-        if told.isdigit() and int(told) > 0:
+        if re.fullmatch(r"0*[1-9][0-9]{0,3}", told):
             return int(told)
         try:
-            return os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
+            return os.get_terminal_size(stream.fileno()).columns or COLUMNS
         except (OSError, ValueError):
             return COLUMNS
 
-    def end_answer(self) -> None:
-        """End the answer's last line."""
+    def end_answer(self, *, is_cut_off: bool = False) -> None:
+        """End the answer's last line; and its colours, if Ctrl-C may have come in the middle of a piece."""
+        if is_cut_off and self.has_colour(sys.stdout):
+            self.listing("\x1b[0m")
         if self._is_mid_line:
             self.answer("\n")
 
     def status(self, text: str) -> None:
-        """A line on stderr that the next output replaces; nothing where nobody watches."""
+        """A line on stderr that the next output replaces; nothing where nobody watches.
+
+        It is cut to the window: a second line of it would stay.
+        """
         if self.is_watched:
-            sys.stderr.write(_CLEAR_LINE + self.styled(plain(text).replace("\n", " "), "2", sys.stderr))
+            shown = cut(" ".join(plain(text).split()), self._columns_of(sys.stderr) - 1)
+            sys.stderr.write(_CLEAR_LINE + self.styled(shown, "2", sys.stderr))
             sys.stderr.flush()
             self._has_status_line = True
 
