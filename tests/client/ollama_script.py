@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,3 +232,17 @@ async def _one(script: OllamaScript, reader: asyncio.StreamReader, writer: async
     visit = Visit(script, reader, writer)
     await script.act_for(path)(visit)
     return visit.keeps
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """An address where a connection neither comes about nor is refused: its queue is full and nobody takes from it."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

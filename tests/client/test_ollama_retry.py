@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -16,6 +14,7 @@ from modelyard.client.ollama_questions import TAGS
 from tests.client.ollama_script import (
     DEADLINE_S,
     Act,
+    black_hole,
     hang_up,
     head,
     nowhere,
@@ -42,20 +41,6 @@ CUT = raw(head(content_length="100") + b'{"response": "ye')
 def everywhere(*acts: Act) -> dict[str, list[Act]]:
     names = ("tags", "show", "ps", "version", "generate", "chat", "embed", "pull")
     return {name: list(acts) for name in names}
-
-
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """An address where a connection neither comes about nor is refused: its queue is full and nobody takes from it."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(socket.socket())
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listening.getsockname())
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 async def fails(kind: str, url: str, call: Call, **named: Any) -> tuple[OllamaConnectionError, int]:

@@ -269,6 +269,7 @@ def transport_errors(url: str) -> Iterator[None]:
             ),
             url=url,
             problem=_ERRNO.sub("", str(problem)) or type(problem).__name__,
+            is_silence=isinstance(problem, httpx2.ConnectTimeout),
         ) from problem
     except httpx2.TimeoutException as problem:
         raise UpstreamTimeout(

@@ -59,7 +59,7 @@ class OllamaService:
 
     `timeout`: seconds without a byte of an answer. `max_connections`: kept open between calls; twice as many at most.
     `key`: for servers that want one. `retries`: how often, and how long between.
-    `language`: of the messages of a server of ours: en, zh_TW or zh_CN.
+    `language`: of the messages of a server of ours: en, zh_TW or zh_CN. `connect_timeout`: seconds, else 10.
     """
 
     def __init__(
@@ -71,11 +71,12 @@ class OllamaService:
         key: str | None = None,
         retries: Retries | None = None,
         language: str | None = None,
+        connect_timeout: float | None = None,
     ) -> None:
         self.settings = settings_of(base_url, timeout, max_connections)
         self._url = self.settings.ollama_base_url
         self._retries = retries or Retries()
-        self._http = httpx2.AsyncClient(**client_arguments(self.settings, key, language))
+        self._http = httpx2.AsyncClient(**client_arguments(self.settings, key, language, connect_timeout))
 
     async def __aenter__(self) -> OllamaService:
         return self

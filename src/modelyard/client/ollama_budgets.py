@@ -63,8 +63,8 @@ def _resident(told: dict[str, Any]) -> Resident | None:
     name = told.get("name") or told.get("model")
     if not isinstance(name, str):
         return None
-    size, vram = (told.get(member) for member in ("size", "size_vram"))
-    return Resident(name, *(one if isinstance(one, int) and one > 0 else 0 for one in (size, vram)))
+    size, vram = (one if isinstance(one, int) and one >= 0 else None for one in map(told.get, ("size", "size_vram")))
+    return Resident(name, size or 0, vram)
 
 
 async def _is_alive(service: OllamaService, budget_s: float) -> bool:

@@ -96,7 +96,7 @@ class Reply:
         verdict = {"verdict": body["verdict"]} if isinstance(body.get("verdict"), dict) else {}
         if is_oom_error(problem) or body.get("code") in _MEMORY_CODES:
             return OllamaError(
-                OUT_OF_MEMORY, hints=advice or _MEMORY_HINTS,
+                OUT_OF_MEMORY, hints=advice or MEMORY_HINTS,
                 problem=problem, url=self.url, status=self._status, **verdict,
             )  # fmt: skip
         return OllamaServiceError(
@@ -116,7 +116,7 @@ class Reply:
 
     def _reported(self, problem: str) -> OllamaError:
         """An error in an answer that had begun well: in the server's own words."""
-        return OllamaError(hints=_MEMORY_HINTS if is_oom_error(problem) else None, problem=problem, url=self.url)
+        return OllamaError(hints=MEMORY_HINTS if is_oom_error(problem) else None, problem=problem, url=self.url)
 
     def _object_in_stream(self, line: bytes) -> dict[str, Any]:
         found = self._object(line)
@@ -177,7 +177,7 @@ def lost(url: str, problem: str) -> OllamaConnectionError:
     )
 
 
-_MEMORY_HINTS = (N_("Unload what else is in memory (`ps()`, `unload()`), or use a smaller model or context."),)
+MEMORY_HINTS = (N_("Unload what else is in memory (`ps()`, `unload()`), or use a smaller model or context."),)
 _HINTS = {
     401: (N_("The server wants a key: OllamaService(..., key=...)."),),
     403: (N_("The server does not serve this address or this key."),),

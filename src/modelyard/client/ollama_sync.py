@@ -54,7 +54,7 @@ class SyncOllamaService:
 
     `timeout`: seconds without a byte of an answer. `max_connections`: kept open between calls; twice as many at most.
     `key`: for servers that want one. `retries`: how often, and how long between.
-    `language`: of the messages of a server of ours: en, zh_TW or zh_CN.
+    `language`: of the messages of a server of ours: en, zh_TW or zh_CN. `connect_timeout`: seconds, else 10.
     """
 
     def __init__(
@@ -66,11 +66,12 @@ class SyncOllamaService:
         key: str | None = None,
         retries: Retries | None = None,
         language: str | None = None,
+        connect_timeout: float | None = None,
     ) -> None:
         self.settings = settings_of(base_url, timeout, max_connections)
         self._url = self.settings.ollama_base_url
         self._retries = retries or Retries()
-        self._http = httpx2.Client(**client_arguments(self.settings, key, language))
+        self._http = httpx2.Client(**client_arguments(self.settings, key, language, connect_timeout))
 
     def __enter__(self) -> SyncOllamaService:
         return self

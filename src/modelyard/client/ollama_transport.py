@@ -39,7 +39,9 @@ class ClientArguments(TypedDict):
     trust_env: bool
 
 
-def client_arguments(settings: OllamaSettings, key: str | None, language: str | None = None) -> ClientArguments:
+def client_arguments(
+    settings: OllamaSettings, key: str | None, language: str | None = None, connect_s: float | None = None
+) -> ClientArguments:
     """The pool and the times as documented."""
     try:
         httpx2.URL(settings.ollama_base_url)
@@ -55,7 +57,7 @@ def client_arguments(settings: OllamaSettings, key: str | None, language: str | 
     return {
         "base_url": settings.ollama_base_url,
         "headers": headers,
-        "timeout": httpx2.Timeout(settings.ollama_timeout, connect=CONNECT_S, write=WRITE_S),
+        "timeout": httpx2.Timeout(settings.ollama_timeout, connect=connect_s or CONNECT_S, write=WRITE_S),
         "limits": httpx2.Limits(
             max_connections=2 * settings.ollama_max_connections,
             max_keepalive_connections=settings.ollama_max_connections,
@@ -111,8 +113,13 @@ def _ours(reply: Reply) -> Iterator[None]:
     url = reply.url
     try:
         yield
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as problem:
+    except httpx2.ConnectError as problem:
         raise OllamaConnectionError(url=url, problem=_said(problem), trouble="connect") from problem
+    except httpx2.ConnectTimeout as problem:
+        raise OllamaConnectionError(
+            N_("No connection to {url} came about within {timeout_s} s."),
+            url=url, timeout_s=_seconds(problem, "connect"), trouble="connect", is_silence=True,
+        ) from problem  # fmt: skip
     except httpx2.ReadTimeout as problem:
         raise OllamaConnectionError(
             N_("{url} said nothing for {timeout_s} s."),

@@ -21,9 +21,19 @@ from modelyard.types.chat import Delta, Usage
 class OpenAIClient:
     """One server. `url` with or without `/v1`."""
 
-    def __init__(self, url: str, key: str | None = None, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        silence_s: float = SILENCE_S,
+        connect_s: float = CONNECT_S,
+        language: str = "",
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
+        if language:
+            headers["accept-language"] = language.replace("_", "-")
         try:
             parsed = httpx2.URL(self.url)
             if parsed.scheme not in ("http", "https") or not parsed.host:
@@ -34,7 +44,7 @@ class OpenAIClient:
         self._http = httpx2.AsyncClient(
             base_url=self.url,
             headers=headers,
-            timeout=httpx2.Timeout(silence_s, connect=CONNECT_S),
+            timeout=httpx2.Timeout(silence_s, connect=connect_s),
             follow_redirects=False,
             trust_env=not is_loopback(parsed.host),  # no proxy stands between us and this machine
         )

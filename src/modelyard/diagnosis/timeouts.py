@@ -45,12 +45,12 @@ class Resident:
 
     name: str
     size: int
-    vram: int
+    vram: int | None = None  # None: not told
 
     @property
-    def vram_ratio(self) -> float:
+    def vram_ratio(self) -> float | None:
         """The part of it that is in VRAM."""
-        return min(1.0, self.vram / self.size) if self.size else 0.0
+        return min(1.0, self.vram / self.size) if self.size and self.vram is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def diagnose_timeout(evidence: TimeoutEvidence) -> TimeoutDiagnosis:
         if evidence.residents:
             sentences.append((RESIDENTS, {"models": named(evidence.residents)}))
         return _judged(evidence, "out_of_memory", POSSIBLE, sentences)
-    if found.size and 0 < found.vram_ratio < IN_VRAM_MIN:
+    if found.vram and found.vram_ratio is not None and found.vram_ratio < IN_VRAM_MIN:
         return _judged(evidence, "partly_in_ram", LIKELY, [(NO_TOKEN, {}), (PARTLY, {})])
     return _judged(evidence, "load_timeout", SURE, [(NO_TOKEN, {}), (WHOLE, {}), *_where_it_is(found)])
 
@@ -138,7 +138,7 @@ def _tagged(name: str) -> str:
 
 
 def _where_it_is(found: Resident | None) -> list[Sentence]:
-    if found is None or not found.size or found.vram_ratio >= IN_VRAM_MIN:
+    if found is None or found.vram_ratio is None or found.vram_ratio >= IN_VRAM_MIN:
         return []
     return [(PARTLY, {})] if found.vram else [(ON_CPU, {})]
 
@@ -156,7 +156,7 @@ def _judged(evidence: TimeoutEvidence, code: Code, confidence: float, sentences:
         budget_s=evidence.budget_s,
         tokens=evidence.tokens,
         size_bytes=found.size if found else 0,
-        vram_bytes=found.vram if found else 0,
+        vram_bytes=found.vram if found else None,
         others_bytes=sum(one.size for one in evidence.residents or () if one is not found),
         load_aborted=was_loading,
     )

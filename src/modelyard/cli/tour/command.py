@@ -12,10 +12,11 @@ import click
 from modelyard.cli.exits import INTERRUPTED, PARTIAL
 from modelyard.cli.output import FORMATS
 from modelyard.cli.session import session_of
-from modelyard.errors import N_, ModelNotFound
+from modelyard.errors import N_, ModelNotFound, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from modelyard.cli.tour.nodes import TourModel
+    from modelyard.cli.terminal import Terminal
+    from modelyard.cli.tour.nodes import TourModel, TourNode
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PROMPT = N_("Hello! Please introduce yourself in one sentence.")
@@ -76,21 +77,16 @@ def tour(
     from modelyard.cli.tour.guide import Guide
     from modelyard.cli.tour.meeting import Budgets, Meeting
     from modelyard.cli.tour.voice import Voice
-    from modelyard.cli.tour.waiting import FETCHING, WaitingLine
 
     budgets = Budgets(**{name.replace("_timeout", "_s"): value for name, value in timeouts.items()})  # type: ignore[arg-type]
     is_interactive = session.has_input and not (no_chat or yes) and form == "table"
-    is_interactive = is_interactive and sys.stdin.isatty() and terminal.is_watched
+    is_interactive = is_interactive and sys.stdin.isatty() and terminal.is_watched and terminal.is_shown_to_a_person
+    terminal.draws_markdown = False  # token by token, as they come
     with asyncio.Runner() as runner:
         node = runner.run(find_node(session, url, connect_s=budgets.connect_s, ps_budget_s=budgets.ps_s))
         try:
-
-            async def listed() -> list[TourModel]:
-                async with WaitingLine(terminal, FETCHING), asyncio.timeout(budgets.list_s):
-                    return await node.models()
-
             voice = Voice(session, form)
-            chosen = _chosen(runner.run(listed()), models, node.url)
+            chosen = _chosen(runner.run(_listed(node, terminal, budgets.list_s)), models, node.url)
             if not chosen:
                 voice.no_models(node.url)
                 return
@@ -114,6 +110,17 @@ def tour(
         context.exit(INTERRUPTED)
     if not is_interactive and any(visit.has_failed for visit in visits):
         context.exit(PARTIAL)
+
+
+async def _listed(node: TourNode, terminal: Terminal, budget_s: float) -> list[TourModel]:
+    from modelyard.cli.tour.waiting import FETCHING, WaitingLine
+
+    try:
+        async with WaitingLine(terminal, FETCHING), asyncio.timeout(budget_s):
+            return await node.models()
+    except TimeoutError:
+        text = N_("{url} did not list its models within {budget_s} s (--list-timeout).")
+        raise UpstreamTimeout(text, hints=(), url=node.url, budget_s=f"{budget_s:g}") from None
 
 
 def _chosen(found: Sequence[TourModel], named: str | None, url: str) -> list[TourModel]:

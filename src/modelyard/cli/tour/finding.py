@@ -6,14 +6,15 @@ import asyncio
 from typing import Any
 
 from modelyard.cli.session import Session
+from modelyard.cli.tour.freed import held_by_server
 from modelyard.cli.tour.nodes import TourNode
 from modelyard.cli.tour.ollama_node import SILENCE_S, OllamaNode, YardNode
 from modelyard.cli.tour.openai_node import OpenAINode
-from modelyard.client.http import YardClient
 from modelyard.client.ollama import OllamaService
 from modelyard.client.ollama_retry import Retries
 from modelyard.client.ollama_settings import get_settings
 from modelyard.client.openai_chat import OpenAIClient
+from modelyard.client.yard_async import AsyncYardClient
 from modelyard.config.load import ClientTarget, client_target
 from modelyard.errors import N_, UpstreamTimeout, UpstreamUnreachable, YardError
 
@@ -36,14 +37,17 @@ async def find_node(session: Session, url: str | None, *, connect_s: float, ps_b
             ),
             url=target.url,
         )
-    if "version" not in told:
-        return OpenAINode(OpenAIClient(target.url, target.key, silence_s=SILENCE_S))
     language = session.terminal.language
-    service = OllamaService(target.url, timeout=SILENCE_S, key=target.key, retries=ONCE, language=language)
+    times = {"silence_s": SILENCE_S, "connect_s": connect_s}
+    if "version" not in told:
+        return OpenAINode(OpenAIClient(target.url, target.key, language=language, **times), evidence_s=ps_budget_s)
+    service = OllamaService(
+        target.url, SILENCE_S, key=target.key, retries=ONCE, language=language, connect_timeout=connect_s
+    )
     if "modelyard" in told:
-        client = YardClient(target.url, target.key, language=language)
+        client = AsyncYardClient(target.url, target.key, language=language, **times)
         return YardNode(service, client, ps_budget_s=ps_budget_s)
-    return OllamaNode(service, ps_budget_s=ps_budget_s)
+    return OllamaNode(service, ps_budget_s=ps_budget_s, held=held_by_server(target.url))
 
 
 async def _version(target: ClientTarget, connect_s: float) -> dict[str, Any] | None:

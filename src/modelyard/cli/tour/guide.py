@@ -13,24 +13,14 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from modelyard.cli.session import Session
+from modelyard.cli.tour.failures import failure_of
 from modelyard.cli.tour.meeting import Meeting
 from modelyard.cli.tour.nodes import Left, TourModel, TourNode, Turn
-from modelyard.cli.tour.visit import Outcome, Visit
+from modelyard.cli.tour.visit import Visit
 from modelyard.cli.tour.voice import Voice
-from modelyard.client.ollama_replies import OUT_OF_MEMORY
-from modelyard.diagnosis import is_oom_error
 from modelyard.diagnosis.timeouts import Resident, is_same_model
-from modelyard.errors import (
-    N_,
-    InsufficientMemory,
-    OllamaConnectionError,
-    TimeoutWithDiagnosis,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-    YardError,
-)
+from modelyard.errors import N_, YardError
 from modelyard.loopback import is_loopback
-from modelyard.words import render
 
 TWICE_S = 2.0  # two interruptions within so long mean: leave
 YES, NO, QUIT = ("", "y", "yes"), ("n", "no", "next"), ("q", "quit", "exit")
@@ -73,7 +63,6 @@ class Guide:
                     return visits, False
             except KeyboardInterrupt:
                 self._session.terminal.clear_status()
-                self._session.terminal.end_answer()
                 if self._is_second_interrupt():
                     return visits, True
                 self._voice.interrupted()
@@ -87,7 +76,6 @@ class Guide:
         try:
             greeting = self._runner.run(self._meeting.greet(model, visit, prompt))
         except YardError as error:
-            self._session.terminal.end_answer()
             self._fail(visit, error)
             if self._is_interactive:
                 self._voice.skipped()
@@ -118,7 +106,7 @@ class Guide:
             left = (
                 Left(one.name, is_gone=False, kept="pinned" if held[kept] == "pinned" else "busy")
                 if kept is not None
-                else self._runner.run(self._node.unload(one.name, self._unload_s))
+                else self._runner.run(self._node.unload(one, self._unload_s))
             )
             if left.kept == "forbidden":
                 self._may_unload = False
@@ -132,21 +120,21 @@ class Guide:
         if not strangers:
             return True
         self._voice.strangers(strangers, self._node.url)
-        self._may_unload = self._is_interactive and self._question(N_("Unload them? [y/N] ")) in ("y", "yes")
+        if self._is_interactive:
+            self._may_unload = self._question(N_("Unload them? [y/N] ")) in ("y", "yes")
+        else:
+            self._may_unload = False
+            self._voice.strangers_stay()
         self._is_agreed = True
         return self._may_unload
 
     # What went wrong.
 
     def _fail(self, visit: Visit, error: YardError) -> None:
-        visit.outcome = _outcome(error)
-        visit.message, hints = render(error, self._session.terminal.language)
-        if error.text == OUT_OF_MEMORY:  # its own text begins in Chinese, for programs that look for it
-            visit.message = str(error.fields.get("problem", ""))
-        visit.suggestions = tuple(hints)
-        verdict = error.fields.get("verdict")
-        visit.verdict = dict(verdict) if isinstance(verdict, dict) else {}
-        self._voice.failure(self._node.kind, error, visit.outcome)
+        failure = failure_of(error, self._session.terminal.language)
+        visit.outcome, visit.message = failure.outcome, failure.message
+        visit.suggestions, visit.verdict = failure.hints, failure.verdict
+        self._voice.failure(self._node.kind, failure)
         if visit.outcome == "out_of_memory" and (others := self._runner.run(self._node.residents())):
             self._voice.in_memory(others)
 
@@ -169,11 +157,10 @@ class Guide:
         try:
             answer = self._runner.run(self._meeting.reply(model, [*turns, asked]))
         except KeyboardInterrupt:
-            self._session.terminal.end_answer()
             self._voice.answer_interrupted()
         except YardError as error:
-            self._session.terminal.end_answer()
-            self._voice.failure(self._node.kind, error, _outcome(error))
+            failure = failure_of(error, self._session.terminal.language)
+            self._voice.failure(self._node.kind, failure, is_skipped=False)
         else:
             turns += [asked, {"role": "assistant", "content": answer}]
 
@@ -192,23 +179,6 @@ class Guide:
         now = time.monotonic()
         before, self._interrupted_at = self._interrupted_at, now
         return now - before < TWICE_S
-
-
-def _outcome(error: YardError) -> Outcome:
-    if isinstance(error, TimeoutWithDiagnosis):
-        return "timeout"
-    if isinstance(error, OllamaConnectionError | UpstreamUnreachable | UpstreamTimeout):
-        return "network"
-    told = error.fields.get("verdict")
-    is_memory = isinstance(told, dict) and told.get("code") == "out_of_memory"
-    if (
-        is_memory
-        or error.text == OUT_OF_MEMORY
-        or isinstance(error, InsufficientMemory)
-        or is_oom_error(str(error.fields.get("problem") or error))
-    ):
-        return "out_of_memory"
-    return "node_error"
 
 
 def _name_in(held: Mapping[str, str], name: str) -> str | None:

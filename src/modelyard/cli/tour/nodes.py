@@ -37,11 +37,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """How asking for a model's memory back went. `kept` says why it stays: busy, pinned, forbidden."""
+    """How asking for a model's memory back went. `kept` says why it stays: busy, pinned, forbidden; held: no longer
+    listed, and its memory has not come back.
+    """
 
     model: str
     is_gone: bool
-    kept: Literal["", "busy", "pinned", "forbidden"] = ""
+    kept: Literal["", "busy", "pinned", "forbidden", "held"] = ""
     problem: str = ""
     freed_bytes: int | None = None  # measured on this machine
 
@@ -67,7 +69,7 @@ class TourNode(Protocol):
     async def held(self) -> Mapping[str, str]:
         """Models that must stay, and why: busy, pinned."""
 
-    async def unload(self, model: str, budget_s: float) -> Left:
+    async def unload(self, model: Resident, budget_s: float) -> Left:
         """Ask for the memory back, and look until it has come."""
 
     async def makes_embeddings(self, model: str) -> bool | None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from modelyard.cli.tour.freed import Held, come_back
 from modelyard.cli.tour.nodes import Kind, Left, Piece, TourModel, Turn
-from modelyard.client.http import YardClient
 from modelyard.client.ollama import OllamaService
 from modelyard.client.ollama_budgets import diagnose_timeout, residents_of
+from modelyard.client.yard_async import AsyncYardClient
 from modelyard.diagnosis.timeouts import Phase, Resident, TimeoutDiagnosis, is_same_model
-from modelyard.errors import NotFound, OllamaServiceError, PermissionDenied, YardError
+from modelyard.errors import NotAuthenticated, NotFound, OllamaServiceError, PermissionDenied, YardError
 from modelyard.types.status import NodeStatus
 
 LOOK_EVERY_S = 0.1
+STATUS_S = 2.0  # for a server of ours to say what it does
 NS = 1_000_000_000
 SILENCE_S = 86_400.0  # the tour has budgets of its own
 
@@ -26,10 +29,12 @@ class OllamaNode:
     kind: Kind = "Ollama"
     tells_memory = True
 
-    def __init__(self, service: OllamaService, *, ps_budget_s: float) -> None:
+    def __init__(self, service: OllamaService, *, ps_budget_s: float, held: Held | None = None) -> None:
+        """`held` reads what the server holds, where it is on this machine."""
         self.url = service.settings.ollama_base_url
         self._service = service
         self._ps_budget_s = ps_budget_s
+        self._held = held
 
     async def close(self) -> None:
         await self._service.close()
@@ -43,20 +48,27 @@ class OllamaNode:
     async def held(self) -> Mapping[str, str]:
         return {}
 
-    async def unload(self, model: str, budget_s: float) -> Left:
-        """The server says yes at once; gone is what `/api/ps` no longer lists."""
+    async def unload(self, model: Resident, budget_s: float) -> Left:
+        """The server says yes at once; gone is what `/api/ps` no longer lists, and whose memory came back."""
+        name, before = model.name, self._held() if self._held is not None else 0
+        is_listed = True
         try:
             async with asyncio.timeout(budget_s):
-                await self._service.unload(model)
-                while True:
-                    residents = await self.residents()
-                    if residents is not None and not any(is_same_model(one.name, model) for one in residents):
-                        return Left(model, is_gone=True)
+                await self._service.unload(name)
+                while await self._is_listed(name):  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(LOOK_EVERY_S)
+                is_listed = False
+                back = await come_back(self._held, before, model.size) if self._held is not None else None
+                return Left(name, is_gone=True, freed_bytes=back)
         except TimeoutError:
-            return Left(model, is_gone=False, kept="busy")
+            return Left(name, is_gone=False, kept="busy" if is_listed else "held")
         except OllamaServiceError as error:
-            return Left(model, is_gone=False, problem=str(error))
+            return Left(name, is_gone=False, problem=str(error))
+
+    async def _is_listed(self, name: str) -> bool:
+        """Also while the server does not tell."""
+        residents = await self.residents()
+        return residents is None or any(is_same_model(one.name, name) for one in residents)
 
     async def makes_embeddings(self, model: str) -> bool | None:
         try:
@@ -98,14 +110,21 @@ class YardNode(OllamaNode):
 
     kind: Kind = "Modelyard"
 
-    def __init__(self, service: OllamaService, client: YardClient, *, ps_budget_s: float) -> None:
+    def __init__(self, service: OllamaService, client: AsyncYardClient, *, ps_budget_s: float) -> None:
         super().__init__(service, ps_budget_s=ps_budget_s)
         self._client = client
-        self._asking = asyncio.Lock()  # the client is for one thread at a time
 
     async def close(self) -> None:
         await super().close()
-        self._client.close()
+        await self._client.close()
+
+    async def models(self) -> list[TourModel]:
+        """By the names people gave them: the tag is there for Ollama's clients only."""
+        return [replace(one, name=_untagged(one.name)) for one in await super().models()]
+
+    async def residents(self) -> list[Resident] | None:
+        found = await super().residents()
+        return None if found is None else [replace(one, name=_untagged(one.name)) for one in found]
 
     async def held(self) -> Mapping[str, str]:
         found: dict[str, str] = {}
@@ -116,21 +135,21 @@ class YardNode(OllamaNode):
                 found[one.model] = "busy"
         return found
 
-    async def unload(self, model: str, budget_s: float) -> Left:
-        name = model.removesuffix(":latest")
+    async def unload(self, model: Resident, budget_s: float) -> Left:
+        name = model.name
         try:
-            async with asyncio.timeout(budget_s), self._asking:
-                receipt = await asyncio.to_thread(self._client.unload, name)
+            async with asyncio.timeout(budget_s):
+                receipt = await self._client.unload(name)
         except TimeoutError:
-            return Left(model, is_gone=False, kept="busy")
-        except PermissionDenied:
-            return Left(model, is_gone=False, kept="forbidden")
+            return Left(name, is_gone=False, kept="busy")
+        except (PermissionDenied, NotAuthenticated):
+            return Left(name, is_gone=False, kept="forbidden")
         except NotFound:  # a model at one of its nodes, which has no name of its own here
             return await super().unload(model, budget_s)
         except YardError as error:
-            return Left(model, is_gone=False, problem=str(error))
+            return Left(name, is_gone=False, problem=str(error))
         freed = receipt.worker.anonymous_bytes + sum(receipt.worker.gpu_bytes.values()) if receipt else None
-        return Left(model, is_gone=True, freed_bytes=freed)
+        return Left(name, is_gone=True, freed_bytes=freed)
 
     async def progress(self, model: str) -> float | None:
         for one in (await self._status()).residents:
@@ -139,11 +158,15 @@ class YardNode(OllamaNode):
         return None
 
     async def _status(self) -> NodeStatus:
-        """Everything the server tells; nothing, where we have no right to know."""
-        with suppress(YardError):
-            async with self._asking:
-                return await asyncio.to_thread(self._client.status)
+        """Everything the server tells; nothing, where we have no right to know or it takes its time."""
+        with suppress(YardError, TimeoutError):
+            async with asyncio.timeout(STATUS_S):
+                return await self._client.status()
         return NodeStatus("", 0.0, ready=True, draining=False)
+
+
+def _untagged(name: str) -> str:
+    return name.removesuffix(":latest")
 
 
 def _model(told: dict[str, Any]) -> TourModel:

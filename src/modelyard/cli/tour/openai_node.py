@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from modelyard.cli.tour.nodes import Kind, Left, Piece, TourModel, Turn
@@ -17,9 +18,10 @@ class OpenAINode:
     kind: Kind = "OpenAI"
     tells_memory = False
 
-    def __init__(self, client: OpenAIClient) -> None:
+    def __init__(self, client: OpenAIClient, *, evidence_s: float) -> None:
         self.url = client.url
         self._client = client
+        self._evidence_s = evidence_s
 
     async def close(self) -> None:
         await self._client.close()
@@ -33,8 +35,8 @@ class OpenAINode:
     async def held(self) -> Mapping[str, str]:
         return {}
 
-    async def unload(self, model: str, budget_s: float) -> Left:
-        return Left(model, is_gone=False, kept="forbidden")
+    async def unload(self, model: Resident, budget_s: float) -> Left:
+        return Left(model.name, is_gone=False, kept="forbidden")
 
     async def makes_embeddings(self, model: str) -> bool | None:
         return None
@@ -58,8 +60,9 @@ class OpenAINode:
     async def diagnose(self, model: str, phase: Phase, budget_s: float, tokens: int) -> TimeoutDiagnosis:
         """Whether it answers is all that can be found out."""
         try:
-            await self._client.models()
+            async with asyncio.timeout(self._evidence_s):
+                await self._client.models()
             is_alive = True
-        except YardError:
+        except (YardError, TimeoutError):
             is_alive = False
         return diagnose_timeout(TimeoutEvidence(model, phase, budget_s, tokens, is_alive=is_alive, tells_memory=False))

@@ -91,7 +91,8 @@ def junit(visits: Sequence[Visit], url: str) -> str:
         elif visit.has_failed:
             tag = "error" if visit.outcome == "network" else "failure"
             text = escape(_clean("\n".join((visit.message, *visit.suggestions))))
-            lines.append(f'{head}><{tag} type="{visit.outcome}">{text}</{tag}></testcase>')
+            attributes = f'type="{visit.outcome}" message={_attribute(visit.message)}'
+            lines.append(f"{head}><{tag} {attributes}>{text}</{tag}></testcase>")
         else:
             lines.append(f"{head}/>")
     return "\n".join([*lines, "</testsuite>", ""])

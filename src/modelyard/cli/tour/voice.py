@@ -5,24 +5,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from modelyard.cli.markdown.inline import Piece
+from modelyard.cli.markdown.wrapping import Wrapping
 from modelyard.cli.output import table, write_listing
 from modelyard.cli.session import Session
+from modelyard.cli.tour.failures import Failure
 from modelyard.cli.tour.nodes import Kind, Left, TourModel
-from modelyard.cli.tour.visit import OUTCOMES, Outcome, Visit, junit
+from modelyard.cli.tour.visit import OUTCOMES, Visit, junit
+from modelyard.diagnosis import Code
 from modelyard.diagnosis.timeouts import IN_VRAM_MIN, PHASES, RESIDENTS, Resident, is_same_model, named
-from modelyard.errors import N_, OllamaConnectionError, TimeoutWithDiagnosis, UpstreamUnreachable, YardError
+from modelyard.errors import N_
 from modelyard.units import format_duration, format_size
-from modelyard.words import render
 
 COLUMNS = ("NAME", "LOAD", "FIRST TOKEN", "TOKENS/S", "MEMORY", "VRAM", "VERDICT")
 _KEPT = {
     "busy": N_("⏸️  {model} is still in use"),
     "pinned": N_("📌 {model} is pinned and stays"),
     "forbidden": N_("🔒 {model} stays: there is no right to unload it"),
+    "held": N_("❌ {model} is no longer listed, and its memory has not come back"),
 }
-
-
-MAKE_ROOM = N_("Unload what else is in memory, or use a smaller model, quantisation or context.")
+SHORTLY: dict[Code, str] = {  # why a budget ran out, in the table
+    "out_of_memory": N_("out of time: no room, most likely"),
+    "too_slow": N_("out of time: too slow"),
+    "partly_in_ram": N_("out of time: partly in system memory"),
+    "load_timeout": N_("out of time: loaded too late"),
+    "still_loading": N_("out of time: still loading"),
+    "unreachable": N_("out of time: server silent"),
+}
+INDENT = "   "
 
 
 class Voice:
@@ -84,8 +94,11 @@ class Voice:
             return
         if not found.size:
             return
-        percent = round(100 * found.vram_ratio)
-        size, vram = format_size(found.size), format_size(found.vram)
+        size = format_size(found.size)
+        if found.vram is None or found.vram_ratio is None:
+            self._terminal.say(N_("📊 Resources: model size {size}"), size=size)
+            return
+        percent, vram = round(100 * found.vram_ratio), format_size(found.vram)
         self._terminal.say(
             N_("📊 Resources: model size {size}, VRAM {vram} ({percent}%)"), size=size, vram=vram, percent=percent
         )
@@ -97,35 +110,48 @@ class Voice:
     def vector(self, dimensions: int) -> None:
         self._terminal.say(N_("🧭 An embedding model: one vector of {dimensions} numbers"), dimensions=dimensions)
 
-    def failure(self, kind: Kind, error: YardError, outcome: Outcome) -> None:
+    def failure(self, kind: Kind, failure: Failure, *, is_skipped: bool = True) -> None:
         """What went wrong, by its kind, then what is known about why, then what to do."""
-        say, (message, hints) = self._terminal.say, render(error, self._terminal.language)
-        if isinstance(error, TimeoutWithDiagnosis):
-            phase = self._terminal._(PHASES[error.fields["phase"]])  # type: ignore[index]
-            budget = f"{error.fields['budget_s']:g}"
-            say(N_("⏱️  No complete answer within {budget} seconds; skipping this model."), budget=budget)
-            say(N_("   It ran out while {phase}."), phase=phase)
-            self._terminal.note(f"   {message}")
-        elif outcome == "out_of_memory":
-            problem = error.fields.get("problem") or message
-            say(N_("💥 Out of memory (OOM): this model cannot be loaded or run: {problem}"), problem=problem)
-        elif isinstance(error, OllamaConnectionError | UpstreamUnreachable):
-            say(N_("❌ Failed to get an answer: {problem}"), problem=message)
+        say, problem = self._terminal._, failure.message
+        if failure.phase is not None:
+            budget = f"{failure.budget_s:g}"
+            late = N_("⏱️  No complete answer within {budget} seconds; skipping this model.")
+            self._lines(
+                say(late if is_skipped else N_("⏱️  No complete answer within {budget} seconds."), budget=budget)
+            )
+            self._lines(say(N_("It ran out while {phase}."), phase=say(PHASES[failure.phase])), INDENT)
+            self._lines(problem, INDENT)
+        elif failure.outcome == "out_of_memory":
+            text = N_("💥 Out of memory (OOM): this model cannot be loaded or run: {problem}")
+            self._lines(say(text, problem=problem))
+        elif failure.outcome == "network":
+            self._lines(say(N_("❌ Failed to get an answer: {problem}"), problem=problem))
         else:
-            say(N_("❌ {server} error: {problem}"), server=kind, problem=message)
-        if outcome == "out_of_memory" and kind == "Ollama":  # the library's own advice is for programs
-            hints = [self._terminal._(MAKE_ROOM)]
-        for hint in hints:
-            self._terminal.note(f"   → {hint}")
+            self._lines(say(N_("❌ {server} error: {problem}"), server=kind, problem=problem))
+        for hint in failure.hints:
+            self._lines(f"→ {hint}", INDENT)
+
+    def _lines(self, text: str, indent: str = "") -> None:
+        """A text over as many lines as the window needs; what begins further lines stands below the first."""
+        text = " ".join(text.split("\n"))
+        if not self._terminal.is_watched:
+            self._terminal.note(indent + text)
+            return
+        hang = indent + "  " * text.startswith("→")
+        whole = Wrapping(self._terminal.columns, indent, hang, len(hang), has_colour=False)
+        self._terminal.note((whole.add([Piece(text, "")]) + whole.end()).rstrip("\n"))
 
     def in_memory(self, residents: Sequence[Resident]) -> None:
         """Who has the memory that was missing."""
-        self._terminal.note("   " + self._terminal._(RESIDENTS, models=named(residents)))
+        self._lines(self._terminal._(RESIDENTS, models=named(residents)), INDENT)
 
     def strangers(self, residents: Sequence[Resident], url: str) -> None:
         self._terminal.say(
             N_("{url} has models in memory that this tour did not load: {models}"), url=url, models=named(residents)
         )
+
+    def strangers_stay(self) -> None:
+        self._terminal.say(N_("They stay; --yes unloads them."))
 
     def chat_begins(self) -> None:
         self._terminal.say(N_("💬 Say something; n or /bye goes on to the next model."))
@@ -147,16 +173,19 @@ class Voice:
         if self._form == "junit":
             self._terminal.listing(junit(visits, url))
             return
-        rows = [self._row(visit) for visit in visits]
         if self._form == "table":
+            rows = [self._row(visit) for visit in visits]
             self._terminal.listing("\n" + table(self._terminal, COLUMNS, rows))
         else:
+            rows = [_plain_row(visit) for visit in visits]
             objects = [visit.to_json() for visit in visits]
             write_listing(self._terminal, self._form, "models", COLUMNS, rows, objects, {"url": url})
         sys.stdout.flush()
 
     def _row(self, visit: Visit) -> tuple[str, ...]:
         verdict = self._terminal._(OUTCOMES[visit.outcome])
+        if visit.outcome == "timeout" and (code := visit.verdict.get("code")) in SHORTLY:
+            verdict = self._terminal._(SHORTLY[code])
         ratio = visit.vram_ratio
         return (
             visit.model + (" ☁" if visit.is_cloud else ""),
@@ -167,3 +196,15 @@ class Voice:
             "-" if ratio is None else f"{round(100 * ratio)}%",
             verdict,
         )
+
+
+def _plain_row(visit: Visit) -> tuple[str, ...]:
+    """For scripts: the name and nothing beside it, seconds, bytes, a share of 1, and the outcome's English word."""
+    numbers = (visit.load_s, visit.first_token_s, visit.tokens_per_s)
+    return (
+        visit.model,
+        *("-" if one is None else f"{one:.3f}" for one in numbers),
+        str(visit.size_bytes or "-"),
+        "-" if visit.vram_ratio is None else f"{visit.vram_ratio:.3f}",
+        visit.outcome,
+    )
