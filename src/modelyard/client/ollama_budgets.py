@@ -101,6 +101,8 @@ async def within(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # seen: it may have failed while the evidence was taken
 
 
 async def paced(

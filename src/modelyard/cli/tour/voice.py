@@ -138,7 +138,7 @@ class Voice:
             self._terminal.note(indent + text)
             return
         hang = indent + "  " * text.startswith("→")
-        whole = Wrapping(self._terminal.columns, indent, hang, len(hang), has_colour=False)
+        whole = Wrapping(self._terminal.columns, Piece(indent), Piece(hang), has_colour=False)
         self._terminal.note((whole.add([Piece(text, "")]) + whole.end()).rstrip("\n"))
 
     def in_memory(self, residents: Sequence[Resident]) -> None:
