@@ -63,6 +63,7 @@ class TypedTerminal:
 
     def __init__(self, words: Sequence[str], columns: int = 0, environment: Mapping[str, str] = EMPTY) -> None:
         self.seen = ""
+        self.before = ""  # what stood before the text that was waited for last
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             termios.tcsetwinsize(0, (24, columns))
@@ -79,7 +80,7 @@ class TypedTerminal:
         while text not in self.seen:
             assert time.monotonic() < deadline, f"never saw {text!r}; saw {self.seen!r}"
             self._read(0.2)
-        self.seen = self.seen.partition(text)[2]
+        self.before, _text, self.seen = self.seen.partition(text)
 
     def exit_code(self) -> int:
         """Read to the end and return how the command ended."""

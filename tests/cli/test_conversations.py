@@ -8,12 +8,13 @@ import stat
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from modelyard.cli.chat.export import as_text, write
-from modelyard.cli.chat.store import FILE, TURN_CHARS_MAX, Store, StoreUnusable, Turn
+from modelyard.cli.chat.store import FILE, TURN_CHARS_MAX, Changed, Store, StoreUnusable, Turn
 from modelyard.errors import BadRequest, NotFound
 from tests.cli.conftest import run
 
@@ -24,19 +25,25 @@ def store(tmp_path: Path) -> Store:
 
 
 def begun(store: Store, *questions: str) -> str:
-    one = store.begin(questions[0], "m", "Be brief.")
-    for number, question in enumerate(questions):
-        store.add(one, number, Turn(question, question.upper(), model="m", at=1.0, statistics={"took_s": 1.5}))
-    return one
+    """A conversation of these questions, made at the times 1, 2, …"""
+    return store.begin(made(*questions), "m", "Be brief.")
+
+
+def made(*questions: str) -> list[Turn]:
+    return [
+        Turn(question, question.upper(), model="m", at=float(number), statistics={"took_s": 1.5})
+        for number, question in enumerate(questions, 1)
+    ]
 
 
 def test_turns_come_back_as_they_were(store: Store) -> None:
     one = begun(store, "hello", "模型 🤖")
-    store.add(one, 2, Turn("and", "half", is_complete=False, model="n"))
+    half = Turn("and", "half", is_complete=False, model="n", at=3.0)
+    store.write(one, [1.0, 2.0], [*made("hello", "模型 🤖"), half], "n", "Be long.")
 
     kept = store.get("last")
 
-    assert (kept.id, kept.title, kept.model, kept.system) == (one, "hello", "n", "Be brief.")
+    assert (kept.id, kept.title, kept.model, kept.system) == (one, "hello", "n", "Be long.")
     assert [turn.answer for turn in kept.turns] == ["HELLO", "模型 🤖", "half"]
     assert [turn.is_complete for turn in kept.turns] == [True, True, False]
     assert kept.turns[0].statistics == {"took_s": 1.5}
@@ -49,7 +56,7 @@ def test_the_file_is_its_owners_alone(store: Store) -> None:
 def test_a_turn_that_is_asked_again_takes_the_place_of_the_old_one(store: Store) -> None:
     one = begun(store, "a", "b", "c")
 
-    store.add(one, 1, Turn("b2", "B2"))
+    store.write(one, [1.0, 2.0, 3.0], [*made("a"), Turn("b2", "B2", at=4.0)])
 
     assert [turn.question for turn in store.get(one).turns] == ["a", "b2"]
 
@@ -72,8 +79,7 @@ def test_a_title_is_one_short_line_that_moves_no_cursor(store: Store) -> None:
 
 
 def test_a_huge_answer_is_cut_and_marked(store: Store) -> None:
-    one = store.begin("a", "m", "")
-    store.add(one, 0, Turn("q", "x" * (TURN_CHARS_MAX + 5)))
+    one = store.begin([Turn("q", "x" * (TURN_CHARS_MAX + 5))], "m", "")
 
     assert store.get(one).turns[0].answer.endswith("[…]")
 
@@ -93,7 +99,10 @@ def test_what_is_forgotten_is_not_left_in_the_file(store: Store) -> None:
 
 def test_two_chats_write_at_once(store: Store) -> None:
     def talk(name: str) -> None:
-        begun(Store(store.path.parent), *(f"{name}{number}" for number in range(30)))
+        mine = Store(store.path.parent)
+        one, turns = begun(mine, f"{name}1"), made(*(f"{name}{number}" for number in range(1, 31)))
+        for count in range(1, 30):
+            mine.write(one, [turn.at for turn in turns[:count]], turns[: count + 1])
 
     threads = [threading.Thread(target=talk, args=(name,)) for name in "ab"]
     for thread in threads:
@@ -109,14 +118,67 @@ def test_a_killed_chat_keeps_every_turn_it_had_finished(tmp_path: Path) -> None:
         "import os, pathlib, signal, sys\n"
         "from modelyard.cli.chat.store import Store, Turn\n"
         "store = Store(pathlib.Path(sys.argv[1]))\n"
-        "one = store.begin('q', 'm', '')\n"
-        "for number in range(10):\n"
-        "    store.add(one, number, Turn(str(number), 'x' * 10000))\n"
+        "turns = [Turn(str(number), 'x' * 10000, at=float(number)) for number in range(10)]\n"
+        "one = store.begin(turns[:1], 'm', '')\n"
+        "for count in range(1, 10):\n"
+        "    store.write(one, [turn.at for turn in turns[:count]], turns[:count + 1])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
 
     assert len(Store(tmp_path).get("last").turns) == 10
+
+
+def test_chats_that_are_the_first_ever_begin_at_once(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys\n"
+        "from modelyard.cli.chat.store import Store, Turn\n"
+        "print(flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "Store(pathlib.Path(sys.argv[1])).begin([Turn('q', 'a')], 'm', '')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(6)]
+    for one in running:
+        assert one.stdout is not None
+        one.stdout.readline()
+    for one in running:
+        one.communicate(b"x")
+
+    assert [one.returncode for one in running] == [0] * 6
+    assert len(Store(tmp_path).all()) == 6
+
+
+def test_what_another_chat_wrote_is_not_overwritten(store: Store) -> None:
+    one = begun(store, "a")
+    other = Store(store.path.parent)
+    other.write(one, [1.0], made("a", "theirs"))
+
+    with pytest.raises(Changed) as told:
+        store.write(one, [1.0], [*made("a"), Turn("mine", "MINE", at=7.0)])
+
+    assert not told.value.is_gone
+    assert [turn.question for turn in store.get(one).turns] == ["a", "theirs"]
+
+
+def test_a_deleted_conversation_is_not_begun_again(store: Store) -> None:
+    one = begun(store, "a")
+    store.delete(one)
+
+    with pytest.raises(Changed) as told:
+        store.write(one, [1.0], made("a", "b"))
+
+    assert told.value.is_gone
+    assert store.all() == []
+
+
+def test_a_row_that_is_damaged_is_an_error_with_the_files_name(store: Store) -> None:
+    one = begun(store, "a")
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE turns SET statistics = '{'")
+
+    with pytest.raises(StoreUnusable, match=FILE):
+        store.get(one)
 
 
 @pytest.mark.parametrize("broken", [b"this is no database at all, and long enough to be read", "newer"])
@@ -138,7 +200,7 @@ def test_a_file_that_cannot_be_used_is_named_and_left_alone(tmp_path: Path, brok
 
 def test_exports_hold_everything_in_both_forms(store: Store) -> None:
     one = begun(store, "hello")
-    store.add(one, 1, Turn("and", "half", is_complete=False, model="m"))
+    store.write(one, [1.0], [*made("hello"), Turn("and", "half", is_complete=False, model="m", at=2.0)])
     kept = store.get(one)
 
     text, told = as_text(kept, "md"), json.loads(as_text(kept, "json"))
@@ -172,6 +234,8 @@ def test_kept_conversations_are_listed_exported_and_deleted_by_flags(
     assert one in run("chat", "--list").stdout
     assert "HELLO" in run("chat", "--export", "last").stdout
     assert json.loads(run("chat", "--export", one, "-o", "json").stdout)["id"] == one
+    listed = json.loads(run("chat", "--list", "-o", "json").stdout)["conversations"]
+    assert datetime.fromisoformat(listed[0]["updated_at"]).tzinfo is UTC
     assert run("chat", "--delete", "zzzz").exit_code == 5
     assert run("chat", "--delete", one).exit_code == 0
     assert one not in run("chat", "--list").stdout

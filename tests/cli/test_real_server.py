@@ -100,6 +100,24 @@ def test_ctrl_c_leaves_no_work_behind() -> None:
     assert eventually(lambda: not requests())
 
 
+def test_a_chat_says_what_fits_finds_near_names_and_tells_who_answered() -> None:
+    result = run("chat", "slow", text="/model\n/model quik\n/model quick\n/set parameter num_predict 3\nhi\n/why\n")
+
+    assert re.search(r"huge  never: .* more than ram has", result.stderr)
+    assert "Did you mean: quick?" in result.stderr
+    assert len(result.stdout.split()) == 3
+    assert "the node: local" in result.stderr
+
+
+def test_a_picture_for_a_model_that_sees_none_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"GIF89a\x01\x00\x01\x00\x00\x00\x00;")
+
+    result = run("chat", "quick", text=f"/set parameter num_predict 3\n/image {tmp_path / 'a.gif'}\nwhat?\nhi\n")
+
+    assert "quick cannot do this: images" in result.stderr
+    assert len(result.stdout.split()) == 3
+
+
 def test_what_never_fits_is_6_with_the_numbers() -> None:
     result = run("ask", "-m", "huge", "hi")
 

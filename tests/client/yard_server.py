@@ -4,6 +4,7 @@ good      three tokens, usage, the end           slow     one token, then silenc
 cut       one token, then the connection closes  broken   one token, then an error frame
 waiting   silence until the client leaves        full     503 with numbers
 garbage   what is not JSON                       page     200, and a web page
+code      two blocks, with a key in the second   long     400: the prompt is longer than the context
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ async def _answer(server: YardServer, model: str, request: Request) -> AsyncIter
         yield _frame(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
         yield _text("one\u2028 ")
         server.speaking.set()
+        if model == "code":
+            yield _text("\n```\nls\n```\n~~~sh\nrm \x1b\n~~~\n")
         if model == "slow":
             await asyncio.Event().wait()
         if model == "cut":
@@ -143,6 +146,8 @@ def _app(server: YardServer) -> Starlette:
         if model == "full":
             numbers = "full needs 9.0 GiB; ram has 4.0 GiB {for} models"
             return _error(503, "insufficient_memory", numbers, suggestions=["Unload another."])
+        if model == "long":
+            return _error(400, "context_length_exceeded", "The prompt has 9,000 tokens; long has a context of 4,096.")
         if model == "page":
             return HTMLResponse("<h1>router</h1>")
         if model == "absent":

@@ -12,7 +12,7 @@ from modelyard.cli.markdown.stream import Markdown
 from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session
 from modelyard.cli.statistics import Statistics
-from modelyard.cli.terminal import COLUMNS, Terminal, plain
+from modelyard.cli.terminal import Terminal, plain
 from modelyard.errors import N_, CapabilityMissing, ModelNotFound, YardError
 from modelyard.types.chat import Delta, Message, Usage
 
@@ -34,7 +34,6 @@ class Answer:
     is_interrupted: bool = False
     failure: YardError | None = None
     statistics: Statistics = field(default_factory=Statistics)
-    blocks: list[str] = field(default_factory=list)  # of code, in order
     request_id: str = ""
     receipt: dict[str, str] = field(default_factory=dict)  # who answered and what it took, in the server's words
 
@@ -113,16 +112,7 @@ def stream_answer(
 
         receive(answer, client, model, messages, options, take)
     writer.end(is_cut_off=answer.is_interrupted)
-    answer.blocks = code_blocks(answer.text)
     return answer
-
-
-def code_blocks(text: str) -> list[str]:
-    """What stands between the fences of an answer, whether it was drawn or not; nothing in it acts on a terminal."""
-    markdown = Markdown(COLUMNS)
-    markdown.feed(plain(text))
-    markdown.end()
-    return markdown.blocks
 
 
 def new_request_id() -> str:
@@ -163,7 +153,7 @@ def receive(
 
 def pick_model(client: YardClient) -> str:
     """The model to use when none is named: one in memory, else the first that can chat, the built-in one last."""
-    usable = [entry for entry in client.models() if _can_chat(entry)]
+    usable = [entry for entry in client.models() if can_chat(entry)]
     if not usable:
         raise ModelNotFound(
             N_("The server at {url} has no model that can chat."),
@@ -173,12 +163,19 @@ def pick_model(client: YardClient) -> str:
     return min(usable, key=lambda entry: (entry.state != "resident", entry.name == BUILTIN)).name
 
 
-def require_chat(client: YardClient, model: str) -> None:
-    """Raise now, and not after the first question, if there is no such model or it cannot chat."""
+def require_chat(client: YardClient, model: str) -> ModelEntry:
+    """The model. Raises now, and not after the first question, if there is no such model or it cannot chat."""
     entry = client.show(model)
-    if entry.problem or not _can_chat(entry):
+    if entry.problem or not can_chat(entry):
         raise CapabilityMissing(model=model, capability=entry.problem or "chat")
+    return entry
 
 
-def _can_chat(entry: ModelEntry) -> bool:
+def takes_images(entry: ModelEntry) -> bool:
+    """Whether a model sees pictures, or its server does not say."""
+    return not entry.capabilities or "images" in entry.capabilities
+
+
+def can_chat(entry: ModelEntry) -> bool:
+    """Whether a model can chat, or its server does not say."""
     return not entry.problem and (not entry.capabilities or "chat" in entry.capabilities)

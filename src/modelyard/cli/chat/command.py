@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from modelyard.cli.session import Session, complete_model, session_of, url_option
-from modelyard.errors import N_, YardError
+from modelyard.errors import N_, ContextLengthExceeded, YardError
 
 if TYPE_CHECKING:
     from modelyard.cli.chat.conversation import Conversation
     from modelyard.cli.chat.store import Kept, Store
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # how Python carries bytes that are no text; JSON cannot
 COLUMNS = ("ID", "TITLE", "MODEL", "TURNS", "UPDATED")
 
 
@@ -77,13 +79,14 @@ def chat(
 
     is_typed = sys.stdin.isatty() and session.terminal.is_watched
     keeps = not no_history and not session.environment.get("MODELYARD_NO_HISTORY")
-    store = _store(session) if keeps and (is_typed or taken_up) else None
+    store = _store(session) if taken_up or (keeps and is_typed) else None
     kept = store.get(taken_up) if store is not None and taken_up else None
     settings = Settings(system or "", shows_thinking=think, shows_statistics=is_typed, is_verbose=verbose)
     with session.client(url) as client:
-        if wanted := model or (kept.model if kept else None):
-            require_chat(client, wanted)
-        conversation = Conversation(session, client, wanted or pick_model(client), settings, store)
+        name = model or (kept.model if kept else None) or pick_model(client)
+        entry = require_chat(client, name)
+        conversation = Conversation(session, client, name, settings, store if keeps else None)
+        conversation.switch(name, entry)
         if kept is not None:
             conversation.take_up(kept)
         if is_typed:
@@ -94,7 +97,7 @@ def chat(
 
 def _talk(session: Session, conversation: Conversation, kept: Kept | None, *, keeps_history: bool) -> None:
     from modelyard.cli.chat.prompt import Prompt
-    from modelyard.cli.chat.slash import ALIASES, BY_NAME
+    from modelyard.cli.chat.slash import completions
 
     terminal, client = session.terminal, conversation.client
 
@@ -109,7 +112,12 @@ def _talk(session: Session, conversation: Conversation, kept: Kept | None, *, ke
         terminal.say(N_("Going on with {title}."), title=kept.title)
         for turn in kept.turns[-1:]:
             terminal.faint(f">>> {turn.question}\n{turn.answer}")
-    prompt = Prompt(session, keeps_history=keeps_history, commands=[*BY_NAME, *ALIASES], models=names)
+    prompt = Prompt(
+        session,
+        completions(names),
+        keeps_history=keeps_history,
+        is_kept=lambda: not conversation.is_private,
+    )
     while (line := prompt.read()) is not None:
         if not _take(session, conversation, line, []):
             break
@@ -129,7 +137,7 @@ def _take(session: Session, conversation: Conversation, line: str, failures: lis
     """Answer one line; what goes wrong is shown and noted. False: the person wants to leave."""
     from modelyard.cli.chat.slash import Leave, run
 
-    text = line.strip()
+    text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", line.strip())
     try:
         if text.startswith("/"):
             run(conversation, text)
@@ -141,6 +149,8 @@ def _take(session: Session, conversation: Conversation, line: str, failures: lis
         conversation.failure = error
         failures.append(error)
         session.terminal.fail(error)
+        if isinstance(error, ContextLengthExceeded):
+            session.terminal.say(N_("/undo takes the last turn out of the prompt, /clear begins anew."))
     except KeyboardInterrupt:  # while a command waited; an answer ends by itself
         session.terminal.clear_status()
     return True
@@ -161,23 +171,32 @@ def _store(session: Session) -> Store | None:
         return None
 
 
+def _named(store: Store, id: str) -> str:
+    """What somebody is about to delete, so that they see it."""
+    if id == "all":
+        return id
+    kept = store.get(id)
+    return f"{kept.id} ({kept.title})"
+
+
 def _manage(
     session: Session, *, lists: bool, exported: str | None, deleted: str | None, form: str | None, is_agreed: bool
 ) -> None:
-    from modelyard.cli.chat.export import as_text
+    from modelyard.cli.chat.export import as_text, time_text
     from modelyard.cli.chat.store import Store
     from modelyard.cli.output import write_listing
+    from modelyard.cli.terminal import plain
     from modelyard.config.paths import user_paths
 
     terminal, store = session.terminal, Store(user_paths(session.environment).data)
     if deleted:
         if session.has_input and not is_agreed and sys.stdin.isatty():
-            what = terminal._(N_("Forget {id}, for good?"), id=deleted)
+            what = plain(terminal._(N_("Forget {id}, for good?"), id=_named(store, deleted)))
             click.confirm(what, abort=True, err=True)
         count = store.delete(deleted)
         terminal.note(terminal.counted(count, "{count} conversation is gone.", "{count} conversations are gone."))
     if exported:
-        terminal.listing(as_text(store.get(exported), form or "md"))
+        terminal.answer(as_text(store.get(exported), form or "md"))
     if lists:
         now, kept = time.time(), store.all()
         rows = [(one.id, one.title, one.model, str(one.turn_count), terminal.ago(now - one.updated_at)) for one in kept]
@@ -187,7 +206,7 @@ def _manage(
                 "title": one.title,
                 "model": one.model,
                 "turns": one.turn_count,
-                "updated_at": one.updated_at,
+                "updated_at": time_text(one.updated_at),
             }
             for one in kept
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +32,7 @@ def form_of(path: Path) -> str:
 def write(path: Path, text: str) -> None:
     """A new file, readable by its owner only. Raises `BadRequest` if there is one of that name."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            path.chmod(0o600)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as problem:
         raise BadRequest(N_("{path} is there already; nothing was written."), path=str(path)) from problem
@@ -41,7 +41,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _markdown(kept: Kept) -> str:
-    parts = [f"# {kept.title or kept.id}", f"{kept.model} · {_time(kept.created_at)}"]
+    parts = [f"# {kept.title or kept.id}", f"{kept.model} · {time_text(kept.created_at)}"]
     if kept.system:
         parts += ["## System", kept.system]
     for turn in kept.turns:
@@ -52,11 +52,16 @@ def _markdown(kept: Kept) -> str:
 
 def _json(kept: Kept) -> str:
     whole = asdict(kept)
-    turns = [{**one, "at": _time(one["at"])} for one in whole.pop("turns")]
-    times = {name: _time(whole[name]) for name in ("created_at", "updated_at")}
+    turns = [{**one, "at": time_text(one["at"]), "images": len(one["images"])} for one in whole.pop("turns")]
+    times = {name: time_text(whole[name]) for name in ("created_at", "updated_at")}
     told = {"schema_version": SCHEMA_VERSION, **whole, **times, "turns": turns}
     return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
 
 
-def _time(at: float) -> str:
+def time_text(at: float) -> str:
+    """A time as machines read it.
+
+    >>> time_text(1.0)
+    '1970-01-01T00:00:01Z'
+    """
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -17,22 +19,27 @@ from modelyard.config.paths import user_paths
 from modelyard.errors import N_
 
 SEVERAL_LINES = '"""'
-TAKE_MODELS = ("/model", "/load", "/unload", "/pin")
+_OPENING = re.compile(r'\s*(?:/set system )?"""')  # what begins several lines
 
 
 class _PrivateHistory(FileHistory):
     """What was typed, readable by its writer only. A line that begins with a space is not kept."""
 
+    def __init__(self, filename: str, is_kept: Callable[[], bool]) -> None:
+        super().__init__(filename)
+        self._is_kept = is_kept
+
     def store_string(self, string: str) -> None:
-        if not string.startswith(" "):
-            super().store_string(string)
+        if self._is_kept() and not string.startswith(" "):
+            with suppress(OSError):  # a full disk ends no chat
+                super().store_string(string)
 
 
 class _Completer(Completer):
-    """Commands after a slash, and models where a command takes one. Nothing is asked of the server before that."""
+    """Commands after a slash, and what may follow each. What that is, is asked when Tab is pressed."""
 
-    def __init__(self, commands: Sequence[str], models: Callable[[], list[str]]) -> None:
-        self._commands, self._models = commands, models
+    def __init__(self, commands: Mapping[str, Callable[[], Iterable[str]]]) -> None:
+        self._commands = commands
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         text = document.text_before_cursor
@@ -41,10 +48,9 @@ class _Completer(Completer):
         name, space, rest = text.partition(" ")
         if not space:
             found, typed = [one for one in self._commands if one.startswith(name)], name
-        elif name in TAKE_MODELS:
-            found, typed = [one for one in self._models() if one.startswith(rest)], rest
         else:
-            return
+            offered = self._commands.get(name, tuple)()
+            found, typed = [one for one in offered if one.startswith(rest)], rest
         yield from (Completion(one, start_position=-len(typed)) for one in found)
 
 
@@ -52,13 +58,18 @@ class Prompt:
     """Reads one question after the other."""
 
     def __init__(
-        self, session: Session, *, keeps_history: bool, commands: Sequence[str], models: Callable[[], list[str]]
+        self,
+        session: Session,
+        commands: Mapping[str, Callable[[], Iterable[str]]],
+        *,
+        keeps_history: bool,
+        is_kept: Callable[[], bool] = lambda: True,
     ) -> None:
         self._session = session
         self._input: PromptSession[str] = PromptSession(
-            history=_history(session) if keeps_history else InMemoryHistory(),
+            history=_history(session, is_kept) if keeps_history else InMemoryHistory(),
             key_bindings=_keys(),
-            completer=_Completer(commands, models),
+            completer=_Completer(commands),
             complete_while_typing=False,
             enable_open_in_editor=True,  # Ctrl-X Ctrl-E
             # Answers may go to a file while questions are typed: then the prompt is drawn on stderr.
@@ -70,7 +81,7 @@ class Prompt:
         while True:
             try:
                 text = self._input.prompt(">>> ", prompt_continuation="... ")
-                while text.lstrip().startswith(SEVERAL_LINES) and text.count(SEVERAL_LINES) < 2:
+                while _OPENING.match(text) and text.count(SEVERAL_LINES) < 2:
                     text += "\n" + self._input.prompt("... ", prompt_continuation="... ")
             except KeyboardInterrupt:
                 self._session.terminal.say(N_("/bye or Ctrl-D ends the chat."))
@@ -102,7 +113,7 @@ def _keys() -> KeyBindings:
     return keys
 
 
-def _history(session: Session) -> History:
+def _history(session: Session, is_kept: Callable[[], bool]) -> History:
     folder = user_paths(session.environment).state
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,4 +122,4 @@ def _history(session: Session) -> History:
         path.chmod(0o600)
     except OSError:
         return InMemoryHistory()
-    return _PrivateHistory(str(path))
+    return _PrivateHistory(str(path), is_kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from modelyard.cli.chat.conversation import Conversation
 from modelyard.errors import N_, BadRequest
 
@@ -19,10 +21,14 @@ PARAMETERS: dict[str, tuple[str, type]] = {
     "frequency_penalty": ("frequency_penalty", float),
     "stop": ("stop", str),
 }
+SETTINGS = (
+    "parameter", "system", "history", "nohistory", "wordwrap", "nowordwrap", "format json", "noformat", "verbose",
+    "quiet", "think", "nothink",
+)  # fmt: skip
 HELP = N_(
     "/set parameter NAME VALUE   {parameters}\n"
     "/set system TEXT            instructions to the model\n"
-    "/set history|nohistory      keep the conversation, or no longer\n"
+    "/set history|nohistory      keep the conversation and what you type, or no longer\n"
     "/set wordwrap|nowordwrap    draw Markdown, or show answers as they come\n"
     "/set format json|noformat   answers in JSON\n"
     "/set verbose|quiet          every figure after an answer, or none\n"
@@ -63,8 +69,7 @@ def change(chat: Conversation, rest: str) -> None:
 def _history(chat: Conversation, *, is_kept: bool) -> None:
     if is_kept and chat.store is None:
         raise BadRequest(N_("This chat was begun without a history."))
-    if not is_kept:
-        chat.store = None
+    chat.keep(is_kept=is_kept)
 
 
 def _parameter(chat: Conversation, text: str) -> None:
@@ -75,6 +80,9 @@ def _parameter(chat: Conversation, text: str) -> None:
         raise BadRequest(N_("There is no parameter {name}; there are {names}."), name=name, names=", ".join(PARAMETERS))
     member, kind = PARAMETERS[name]
     try:
-        chat.settings.options[member] = kind(value.strip())
+        found = kind(value.strip())
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ValueError(value)  # JSON has no such number
+        chat.settings.options[member] = found
     except ValueError as problem:
         raise BadRequest(N_("{value} is no value for {name}."), value=value or "''", name=name) from problem

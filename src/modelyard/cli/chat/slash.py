@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import base64
 import difflib
-import os
+import functools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from modelyard.cli.answering import require_chat
+from modelyard.cli.answering import can_chat, require_chat
 from modelyard.cli.chat.conversation import Conversation
 from modelyard.cli.chat.export import as_text, form_of, write
 from modelyard.cli.chat.fitting import fit_text
-from modelyard.cli.chat.setting import change
+from modelyard.cli.chat.setting import SETTINGS, change
 from modelyard.cli.chat.why import why_text
 from modelyard.cli.images import read_image
+from modelyard.cli.markdown.stream import code_blocks
 from modelyard.cli.models import write_models, write_residents
 from modelyard.cli.statistics import statistics_text, verbose_text
+from modelyard.cli.terminal import plain
 from modelyard.errors import N_, BadRequest
 
 COPY_BYTES_MAX = 100_000  # terminals take no more through their clipboard sequence
+_NAME = re.compile(r"/[A-Za-z]{1,20}|/\?")  # anything else after a slash is a path, a comment or a question
 PARTS = ("info", "license", "modelfile", "parameters", "system", "template")
 
 
@@ -36,12 +40,14 @@ class Leave(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Slash:
-    """One command: its name, what it takes, a line of help."""
+    """One command: its name, what it takes, a line of help, what Tab offers after it."""
 
     name: str
     takes: str
     help: str
     run: Callable[[Conversation, str], None]
+    words: tuple[str, ...] = ()
+    takes_model: bool = False
 
 
 def _model(chat: Conversation, name: str) -> None:
@@ -49,13 +55,13 @@ def _model(chat: Conversation, name: str) -> None:
     if not name:
         terminal.say(N_("Talking to {model}."), model=chat.model)
         for entry in chat.client.models():
-            if entry.name != chat.model:
+            if entry.name != chat.model and can_chat(entry):
                 told = chat.client.show(entry.name)
                 terminal.note(f"  {entry.name}  {fit_text(terminal, told)}".rstrip())
         return
-    require_chat(chat.client, name)
-    fit = fit_text(terminal, chat.client.show(name))
-    chat.model = name
+    entry = require_chat(chat.client, name)
+    fit = fit_text(terminal, entry)
+    chat.switch(name, entry)
     terminal.say(N_("Now talking to {model}."), model=name)
     if fit:
         terminal.faint(fit)
@@ -102,13 +108,11 @@ def _show(chat: Conversation, part: str) -> None:
 
 def _clear(chat: Conversation, _rest: str) -> None:
     chat.forget()
-    chat.session.terminal.say(N_("The conversation is forgotten."))
+    chat.session.terminal.say(N_("A new conversation begins."))
 
 
 def _retry(chat: Conversation, _rest: str) -> None:
-    if turn := chat.undo():
-        chat.ask(turn.question)
-    elif chat.failure is None:
+    if not chat.retry():
         chat.session.terminal.say(N_("There is nothing to ask again."))
 
 
@@ -118,16 +122,22 @@ def _undo(chat: Conversation, _rest: str) -> None:
 
 
 def _edit(chat: Conversation, rest: str) -> None:
-    text = click.edit(rest, extension=".md")
+    try:
+        text = click.edit(rest, extension=".md")
+    except click.ClickException as problem:
+        raise BadRequest(N_("The editor failed: {problem}"), problem=problem.format_message()) from problem
     if text and text.strip():
         chat.ask(text.strip())
 
 
 def _copy(chat: Conversation, number: str) -> None:
     """Into the clipboard of whoever sits at the terminal, by the sequence terminals have for it, also over SSH."""
-    if chat.last is None or not chat.last.text:
+    if not chat.turns or not chat.turns[-1].answer:
         raise BadRequest(N_("There is no answer to copy."))
-    text, blocks = chat.last.text, chat.last.blocks
+    if not chat.session.terminal.is_watched:
+        raise BadRequest(N_("There is no terminal whose clipboard could take it."))
+    text = plain(chat.turns[-1].answer)  # what is pasted into a shell has no keys in it
+    blocks = code_blocks(text)
     if number:
         if not number.isdigit() or not 0 < int(number) <= len(blocks):
             raise BadRequest(N_("The last answer has {count} blocks of code."), count=len(blocks))
@@ -135,17 +145,17 @@ def _copy(chat: Conversation, number: str) -> None:
     raw = text.encode()
     if len(raw) > COPY_BYTES_MAX:
         raise BadRequest(N_("It is too long for a terminal's clipboard; /export writes it into a file."))
-    if chat.session.terminal.is_watched:
-        sys.stderr.write(f"\x1b]52;c;{base64.b64encode(raw).decode()}\x07")
-        sys.stderr.flush()
+    sys.stderr.write(f"\x1b]52;c;{base64.b64encode(raw).decode()}\x07")
+    sys.stderr.flush()
     chat.session.terminal.say(N_("Copied, if your terminal allows it."))
 
 
 def _export(chat: Conversation, name: str) -> None:
-    if chat.store is None or not chat.id:
-        raise BadRequest(N_("This conversation is not kept; there is nothing to export."))
-    path = Path(name or f"conversation-{chat.id}.md").expanduser()
-    write(path, as_text(chat.store.get(chat.id), form_of(path)))
+    kept = chat.as_kept()
+    if not kept.turns:
+        raise BadRequest(N_("There is nothing to export yet."))
+    path = Path(name or f"conversation-{kept.id or int(kept.updated_at)}.md").expanduser()
+    write(path, as_text(kept, form_of(path)))
     chat.session.terminal.say(N_("Written: {path}"), path=str(path))
 
 
@@ -206,14 +216,20 @@ SHORTCUTS = N_(
 )
 
 TABLE: tuple[Slash, ...] = (
-    Slash("/model", "[NAME]", N_("change the model, or show which ones fit and what would leave"), _model),
-    Slash("/load", "NAME", N_("the same as /model NAME"), _model),
+    Slash(
+        "/model",
+        "[NAME]",
+        N_("change the model, or show which ones fit and what would leave"),
+        _model,
+        takes_model=True,
+    ),
+    Slash("/load", "NAME", N_("the same as /model NAME"), _model, takes_model=True),
     Slash("/list", "", N_("the server's models"), _list),
     Slash("/ps", "", N_("what is in memory"), _ps),
-    Slash("/unload", "[NAME]", N_("take a model out of memory"), _unload),
-    Slash("/pin", "[NAME] [off]", N_("keep a model in memory, or no longer"), _pin),
-    Slash("/set", "...", N_("change a setting; /set lists them"), change),
-    Slash("/show", "PART", N_("info, license, modelfile, parameters, system or template of the model"), _show),
+    Slash("/unload", "[NAME]", N_("take a model out of memory"), _unload, takes_model=True),
+    Slash("/pin", "[NAME] [off]", N_("keep a model in memory, or no longer"), _pin, takes_model=True),
+    Slash("/set", "...", N_("change a setting; /set lists them"), change, SETTINGS),
+    Slash("/show", "PART", N_("info, license, modelfile, parameters, system or template of the model"), _show, PARTS),
     Slash("/image", "PATH", N_("add a picture to the next question"), _image),
     Slash("/retry", "", N_("ask the last question again"), _retry),
     Slash("/undo", "", N_("take the last turn back"), _undo),
@@ -225,19 +241,26 @@ TABLE: tuple[Slash, ...] = (
     Slash("/why", "", N_("who answered and why, or what the last error means"), _why),
     Slash("/clear", "", N_("forget the conversation and begin anew"), _clear),
     Slash("/next", "", N_("in a tour: the next model"), _next),
-    Slash("/?", "[shortcuts]", N_("this list"), _help),
+    Slash("/?", "[shortcuts]", N_("this list"), _help, ("shortcuts",)),
     Slash("/bye", "", N_("leave (Ctrl-D too)"), _bye),
 )
 ALIASES = {"/help": "/?", "/exit": "/bye", "/quit": "/bye"}
 BY_NAME = {one.name: one for one in TABLE}
 
 
+def completions(models: Callable[[], Iterable[str]]) -> dict[str, Callable[[], Iterable[str]]]:
+    """What may follow each command, by its name; `models` asks the server."""
+    found = {one.name: models if one.takes_model else functools.partial(iter, one.words) for one in TABLE}
+    return {**found, **{alias: found[name] for alias, name in ALIASES.items()}}
+
+
 def run(chat: Conversation, line: str) -> None:
     """Carry out one line that begins with a slash. Raises `Leave`, or what went wrong."""
-    name, _space, rest = line.partition(" ")
+    name, *more = line.split(maxsplit=1)
+    rest = more[0] if more else ""
     found = BY_NAME.get(ALIASES.get(name, name))
-    if found is None and (Path(name).exists() or os.sep in name[1:]):
-        chat.ask(line)  # a path is no command
+    if found is None and (not _NAME.fullmatch(name) or Path(name).exists()):
+        chat.ask(line)
         return
     if found is None:
         near = difflib.get_close_matches(name, [*BY_NAME, *ALIASES], n=1)
@@ -246,4 +269,4 @@ def run(chat: Conversation, line: str) -> None:
             text = N_("There is no command {name} here; /? lists them.")
         chat.session.terminal.say(text, name=name, near="".join(near))
         return
-    found.run(chat, rest.strip())
+    found.run(chat, rest)

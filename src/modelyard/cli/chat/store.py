@@ -1,7 +1,8 @@
 """Conversations that are kept: one SQLite file in the user's data folder, readable by its owner only.
 
 A turn is written when it is over, in one transaction: a chat that is killed keeps every turn before. Several chats may
-write at once. A file that is damaged, or of a newer version, is an error that names it, and is left as it is.
+write at once, and none overwrites what it has not read. A file that is damaged, or of a newer version, is an error that
+names it, and is left as it is.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelyard.errors import N_, NotFound, YardError
+from modelyard.types.chat import ImagePart
 
 VERSION = 1
 BUSY_S = 5.0
@@ -23,19 +25,17 @@ TITLE_CHARS_MAX = 60
 TURN_CHARS_MAX = 4 * 1024**2  # of a question or an answer; more is cut, and marked
 CUT = "\n[…]"
 FILE = "conversations.db"
-_SCHEMA = """
-CREATE TABLE conversations (
-    id TEXT PRIMARY KEY, title TEXT NOT NULL, model TEXT NOT NULL, system TEXT NOT NULL,
-    created_at REAL NOT NULL, updated_at REAL NOT NULL
-);
-CREATE TABLE turns (
-    conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE, number INTEGER NOT NULL,
-    question TEXT NOT NULL, answer TEXT NOT NULL, model TEXT NOT NULL, is_complete INTEGER NOT NULL,
-    at REAL NOT NULL, statistics TEXT NOT NULL,
-    PRIMARY KEY (conversation, number)
-);
-CREATE INDEX conversations_by_time ON conversations (updated_at);
-"""
+_SCHEMA = (
+    "CREATE TABLE conversations ("
+    " id TEXT PRIMARY KEY, title TEXT NOT NULL, model TEXT NOT NULL, system TEXT NOT NULL,"
+    " created_at REAL NOT NULL, updated_at REAL NOT NULL)",
+    "CREATE TABLE turns ("
+    " conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE, number INTEGER NOT NULL,"
+    " question TEXT NOT NULL, answer TEXT NOT NULL, model TEXT NOT NULL, is_complete INTEGER NOT NULL,"
+    " at REAL NOT NULL, statistics TEXT NOT NULL,"
+    " PRIMARY KEY (conversation, number))",
+    "CREATE INDEX conversations_by_time ON conversations (updated_at)",
+)
 
 
 class StoreUnusable(YardError):
@@ -44,6 +44,14 @@ class StoreUnusable(YardError):
     code = "conversations_unusable"
     text = N_("The conversations in {path} cannot be used: {problem}")
     hints = (N_("Move the file away to begin a new one, or chat with --no-history."),)
+
+
+class Changed(Exception):
+    """Somebody else changed this conversation, or deleted it, since the caller read it. Nothing was written."""
+
+    def __init__(self, *, is_gone: bool) -> None:
+        super().__init__()
+        self.is_gone = is_gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,7 @@ class Turn:
     model: str = ""
     at: float = 0.0  # seconds since 1970
     statistics: dict[str, object] = field(default_factory=dict)
+    images: tuple[ImagePart, ...] = ()  # of the question; not kept in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,44 +93,37 @@ class Store:
         with self._open() as db:
             self._migrate(db)
 
-    def begin(self, title: str, model: str, system: str) -> str:
-        """A new conversation; its id."""
+    def begin(self, turns: Sequence[Turn], model: str, system: str) -> str:
+        """A new conversation; its id. Its title is its first question."""
         found, now = secrets.token_hex(4), time.time()
+        title = title_of(turns[0].question) if turns else ""
         with self._open() as db:
-            db.execute(
-                "INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?)", (found, _title(title), model, system, now, now)
-            )
+            db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?)", (found, title, model, system, now, now))
+            _insert(db, found, 0, turns)
         return found
 
-    def add(self, conversation: str, number: int, turn: Turn) -> None:
-        """Write a turn, in place of whatever had its number."""
-        question, answer = _bounded(turn.question), _bounded(turn.answer)
-        row = (
-            conversation,
-            number,
-            question,
-            answer,
-            turn.model,
-            turn.is_complete,
-            turn.at,
-            json.dumps(turn.statistics),
-        )
+    def write(
+        self, conversation: str, known: Sequence[float], turns: Sequence[Turn], model: str = "", system: str = ""
+    ) -> None:
+        """Make these its turns. `known`: when the turns were made that the caller believes it has. Raises `Changed`."""
+        same = 0
+        while same < min(len(known), len(turns)) and known[same] == turns[same].at:
+            same += 1
         with self._open() as db:
-            db.execute("DELETE FROM turns WHERE conversation = ? AND number >= ?", (conversation, number))
-            db.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            rows = db.execute("SELECT at FROM turns WHERE conversation = ? ORDER BY number", (conversation,)).fetchall()
+            is_there = db.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation,)).fetchone()
+            if not is_there or [row[0] for row in rows] != list(known):
+                raise Changed(is_gone=not is_there)
+            db.execute("DELETE FROM turns WHERE conversation = ? AND number >= ?", (conversation, same))
+            _insert(db, conversation, same, turns[same:])
             db.execute(
-                "UPDATE conversations SET updated_at = ?, model = ? WHERE id = ?",
-                (time.time(), turn.model, conversation),
+                "UPDATE conversations SET updated_at = ?, model = ?, system = ? WHERE id = ?",
+                (time.time(), model, system, conversation),
             )
-
-    def cut(self, conversation: str, count: int) -> None:
-        """Keep only the first so many turns."""
-        with self._open() as db:
-            db.execute("DELETE FROM turns WHERE conversation = ? AND number >= ?", (conversation, count))
 
     def rename(self, conversation: str, title: str) -> None:
         with self._open() as db:
-            db.execute("UPDATE conversations SET title = ? WHERE id = ?", (_title(title), conversation))
+            db.execute("UPDATE conversations SET title = ? WHERE id = ?", (title_of(title), conversation))
 
     def all(self) -> list[Kept]:
         """Every conversation without its turns, the newest first."""
@@ -142,9 +144,8 @@ class Store:
                 " WHERE conversation = ? ORDER BY number",
                 (found[0].id,),
             ).fetchall()
-        turns = tuple(Turn(row[0], row[1], bool(row[2]), row[3], row[4], json.loads(row[5])) for row in rows)
-        one = found[0]
-        return Kept(one.id, one.title, one.model, one.system, one.created_at, one.updated_at, len(turns), turns)
+            turns = tuple(Turn(row[0], row[1], bool(row[2]), row[3], row[4], json.loads(row[5])) for row in rows)
+        return replace(found[0], turn_count=len(turns), turns=turns)
 
     def delete(self, id: str) -> int:
         """Forget one, or `all`. How many are gone."""
@@ -162,9 +163,11 @@ class Store:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with self._errors(), closing(sqlite3.connect(self.path, timeout=BUSY_S)) as db, db:
-            db.execute("PRAGMA journal_mode = WAL")
+            with suppress(sqlite3.OperationalError):  # somebody else writes: whoever is alone changes the mode
+                db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is not left in the file
+            db.execute("BEGIN IMMEDIATE")  # what is read below is still so when it is written
             yield db
 
     def _migrate(self, db: sqlite3.Connection) -> None:
@@ -173,7 +176,8 @@ class Store:
         if version > VERSION:
             raise StoreUnusable(path=str(self.path), problem=f"version {version}; this program knows {VERSION}")
         if version == 0:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+            for statement in (*_SCHEMA, f"PRAGMA user_version = {VERSION}"):
+                db.execute(statement)
 
 
 _SELECT = (
@@ -182,7 +186,7 @@ _SELECT = (
 )
 
 
-def _title(text: str) -> str:
+def title_of(text: str) -> str:
     """The first words of a conversation, on one line and without what moves a cursor."""
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[:500]).split())
     return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
@@ -190,3 +194,14 @@ def _title(text: str) -> str:
 
 def _bounded(text: str) -> str:
     return text if len(text) <= TURN_CHARS_MAX else text[:TURN_CHARS_MAX] + CUT
+
+
+def _insert(db: sqlite3.Connection, conversation: str, number: int, turns: Sequence[Turn]) -> None:
+    db.executemany(
+        "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (conversation, place, _bounded(turn.question), _bounded(turn.answer), turn.model, turn.is_complete, turn.at,
+             json.dumps(turn.statistics))
+            for place, turn in enumerate(turns, number)
+        ],
+    )  # fmt: skip

@@ -30,6 +30,17 @@ _QUOTE = re.compile(rf"(?:> ?){{1,{QUOTE_DEPTH_MAX}}}")
 _RULE = re.compile(r" {0,3}(?:(?:- *){3,}|(?:\* *){3,}|(?:_ *){3,})\Z")
 
 
+def code_blocks(text: str) -> list[str]:
+    """The text of each fenced block of a whole answer.
+
+    >>> code_blocks("a\\n```sh\\nls\\n```\\nb")
+    ['ls\\n']
+    """
+    answer = Markdown(80, has_colour=False)
+    answer.feed(text if text.endswith("\n") else f"{text}\n")
+    return answer.blocks
+
+
 class Markdown:
     """One answer. `feed` each piece, then `end`."""
 
