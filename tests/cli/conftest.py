@@ -109,7 +109,7 @@ class TypedTerminal:
 
 
 @contextmanager
-def typed_terminal(*words: str, columns: int = 0, **environment: str) -> Iterator[TypedTerminal]:
+def typed_terminal(*words: str, columns: int = 0, environment: Mapping[str, str] = EMPTY) -> Iterator[TypedTerminal]:
     terminal = TypedTerminal(words, columns, environment)
     try:
         yield terminal

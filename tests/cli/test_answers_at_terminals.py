@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -15,7 +15,7 @@ from modelyard.cli.terminal import Terminal
 from modelyard.cli.widths import width
 from modelyard.testing import FakeOpenAI, Script
 from modelyard.types.chat import Message
-from tests.cli.conftest import run, typed_terminal
+from tests.cli.conftest import EMPTY, run, typed_terminal
 from tests.cli.fake_node import served
 
 SGR = re.compile(r"\x1b\[[\d;]*m")
@@ -30,9 +30,9 @@ def node(script: Script) -> Iterator[FakeOpenAI]:
         yield fake
 
 
-def seen(*words: str, columns: int = 60, code: int = 0, **environment: str) -> str:
+def seen(*words: str, columns: int = 60, code: int = 0, environment: Mapping[str, str] = EMPTY) -> str:
     """All that a command writes to a terminal."""
-    with typed_terminal(*words, columns=columns, **environment) as terminal:
+    with typed_terminal(*words, columns=columns, environment=environment) as terminal:
         assert terminal.exit_code() == code, terminal.seen
         return terminal.seen
 
@@ -55,7 +55,7 @@ def lines(text: str) -> list[str]:
 ])  # fmt: skip
 def test_who_wants_no_colours_gets_none(environment: dict[str, str], is_coloured: bool) -> None:
     with node(Script(tokens=MARKED)) as fake:
-        out = seen("list", "--url", fake.url, **environment)
+        out = seen("list", "--url", fake.url, environment=environment)
 
     assert bool(SGR.search(out)) == is_coloured
     assert "NAME" in out
@@ -95,7 +95,7 @@ def test_a_person_gets_it_drawn() -> None:
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TTY_INTERACTIVE": "0"}])
 def test_without_colours_an_answer_stays_as_it_is(environment: dict[str, str]) -> None:
     with node(Script(tokens=MARKED)) as fake:
-        out = seen("ask", "-m", "m", "--url", fake.url, "hi", **environment)
+        out = seen("ask", "-m", "m", "--url", fake.url, "hi", environment=environment)
 
     assert SGR.sub("", out).replace("\r\n", "\n").endswith("".join(MARKED))
     if "NO_COLOR" not in environment:
@@ -107,7 +107,7 @@ def test_no_line_of_a_text_is_wider_than_the_window(columns: int, told: str) -> 
     text = "- " + "some words and 一些中文字 " * 9
     environment = {"COLUMNS": told} if told else {}
     with node(Script(tokens=tuple(text))) as fake:
-        out = seen("ask", "-m", "m", "--url", fake.url, "hi", columns=columns, **environment)
+        out = seen("ask", "-m", "m", "--url", fake.url, "hi", columns=columns, environment=environment)
 
     room = int(told or columns)
     assert max(map(width, lines(out))) in (room, room - 1)

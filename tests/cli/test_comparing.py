@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.cli.columns import side_by_side
-from modelyard.cli.compare import fits_together
+from modelyard.cli.compare.fits import fits_together
 from modelyard.cli.widths import width
 from modelyard.client.replies import ModelEntry
 from modelyard.types.memory import DeviceReading
@@ -55,7 +55,7 @@ def test_in_turn_each_answer_comes_under_its_name() -> None:
     result = run("compare", "a", "b", "-p", "hi", "--in-turn")
 
     assert result.exit_code == 0
-    assert result.stderr.index("\na\n") < result.stderr.index("\nb\n")
+    assert result.stdout.index("\na\n") < result.stdout.index("\nb\n")
     assert "TOKENS/S" in result.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,13 @@ import modelyard
 from modelyard.cli.main import COMMANDS, cli
 from modelyard.cli.output import table
 from modelyard.cli.terminal import Terminal
+from modelyard.cli.widths import width
 from modelyard.config.settings import LoadedSettings
-from tests.cli.conftest import run
+from tests.cli.conftest import run, typed_terminal
 from tests.client.yard_server import YardServer
+
+# What stands beside a listing, on stderr: sentences, which the window may break.
+SAID = re.compile(r"ram: |request |\d+ request|full: |Worth")
 
 
 def test_a_table_is_aligned_whatever_the_script() -> None:
@@ -180,3 +185,39 @@ def test_colour_is_for_terminals_unless_said_otherwise(
 
     assert terminal.has_colour(_Tty()) == on_terminal
     assert terminal.has_colour(io.StringIO()) == on_pipe
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("environment", [{"COLUMNS": "40"}, {"COLUMNS": "40", "TERM": "dumb"}, {"COLUMNS": "9"}])
+@pytest.mark.parametrize("command", ["list", "ps", "config", "paths", "top --once"])
+def test_no_line_of_a_listing_is_wider_than_the_window(command: str, environment: dict[str, str]) -> None:
+    with typed_terminal(
+        *command.split(), environment={"NO_COLOR": "1", "TTY_INTERACTIVE": "0", **environment}
+    ) as typed:
+        assert typed.exit_code() == 0
+    lines = [line for line in typed.seen.splitlines() if line.strip()]
+    listed = [line for line in lines if not SAID.match(line)]
+
+    assert len(listed) > 1
+    assert all(width(line) <= int(environment["COLUMNS"]) for line in listed), listed
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("form", ["json", "jsonl", "yaml", "plain"])
+def test_machine_forms_are_never_cut(form: str) -> None:
+    with typed_terminal("list", "-o", form, environment={"COLUMNS": "20"}) as typed:
+        assert typed.exit_code() == 0
+
+    assert "the file is cut" in typed.seen
+    assert "…" not in typed.seen
+
+
+def test_sizes_keep_their_units_in_a_narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", _Tty())
+    lines = table(
+        Terminal("en", {"COLUMNS": "30", "NO_COLOR": ""}),
+        ("NAME", "SIZE", "MODIFIED", "STATE"),
+        [("a-model-with-a-long-name:70b-instruct", "900.0 GiB", "3 weeks ago", "resident")],
+    ).splitlines()
+
+    assert lines == ["NAME        SIZE       MODIFI…", "a-model-w…  900.0 GiB  3 week…"]

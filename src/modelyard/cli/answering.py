@@ -38,6 +38,11 @@ class Answer:
     receipt: dict[str, str] = field(default_factory=dict)  # who answered and what it took, in the server's words
 
     @property
+    def is_over(self) -> bool:
+        """Nothing more comes, for whatever reason."""
+        return self.finish is not None or self.is_interrupted or self.failure is not None
+
+    @property
     def is_complete(self) -> bool:
         """The server said that this is all."""
         return self.finish is not None and not self.is_interrupted and self.failure is None
@@ -151,23 +156,33 @@ def receive(
     answer.statistics.end(time.monotonic() - began, answer.usage)
 
 
-def pick_model(client: YardClient) -> str:
-    """The model to use when none is named: one in memory, else the first that can chat, the built-in one last."""
-    usable = [entry for entry in client.models() if can_chat(entry)]
+def pick_model(client: YardClient, *, sees: bool = False) -> str:
+    """The model to use when none is named: one in memory, else the first that can chat, the built-in one last.
+
+    With `sees`, only those that take pictures.
+    """
+    usable = [entry for entry in client.models() if can_chat(entry) and (not sees or takes_images(entry))]
     if not usable:
+        without = N_("The server at {url} has no model that takes pictures.")
         raise ModelNotFound(
-            N_("The server at {url} has no model that can chat."),
+            without if sees else N_("The server at {url} has no model that can chat."),
             hints=(N_("`modelyard list` shows what it has."),),
             url=client.url,
         )
     return min(usable, key=lambda entry: (entry.state != "resident", entry.name == BUILTIN)).name
 
 
-def require_chat(client: YardClient, model: str) -> ModelEntry:
-    """The model. Raises now, and not after the first question, if there is no such model or it cannot chat."""
+def require_chat(client: YardClient, model: str, *, sees: bool = False) -> ModelEntry:
+    """The model as the server tells of it.
+
+    Raises now, and not after the first question, if there is none, or it cannot chat, or, with `sees`, takes no
+    pictures.
+    """
     entry = client.show(model)
     if entry.problem or not can_chat(entry):
         raise CapabilityMissing(model=model, capability=entry.problem or "chat")
+    if sees and not takes_images(entry):
+        raise CapabilityMissing(model=model, capability="images")
     return entry
 
 

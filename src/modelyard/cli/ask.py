@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from modelyard.cli.exits import INTERRUPTED
 from modelyard.cli.output import write_object
-from modelyard.cli.question import QuestionFault, question_of, schema_of
+from modelyard.cli.question import QuestionFault, is_json, question_of, schema_of
 from modelyard.cli.session import Session, complete_model, session_of, url_option
 from modelyard.errors import N_, UpstreamInvalid
 
@@ -70,7 +69,7 @@ def ask(
 ) -> None:
     session = session_of(context)
     try:
-        question = question_of(words, files, system or "")
+        question = question_of(words, files, f"{system}{model}")
     except QuestionFault as fault:
         raise click.UsageError(session.terminal._(fault.text)) from fault
     options: dict[str, object] = {name: value for name, value in sampling.items() if value is not None}
@@ -80,7 +79,7 @@ def ask(
             "json_schema": {"name": "answer", "schema": schema_of(schema), "strict": True},
         }
     session.terminal.status(session.terminal._(N_("connecting")))  # before the imports: whoever waits sees it at once
-    from modelyard.cli.answering import pick_model, stream_answer
+    from modelyard.cli.answering import pick_model, require_chat, stream_answer
     from modelyard.cli.images import read_image
     from modelyard.types.chat import Message, TextPart
 
@@ -88,10 +87,13 @@ def ask(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", (TextPart(question), *pictures) if pictures else question))
     with session.client(url) as client:
-        name = model or pick_model(client)
+        name = model or pick_model(client, sees=bool(pictures))
+        if model and pictures:
+            require_chat(client, model, sees=True)  # a picture is large: not sent to whom it is nothing to
         if model is None and session.terminal.is_watched:
             session.terminal.faint(session.terminal._(N_("asking {model}"), model=name))
         is_shown = form == "text"
+        session.terminal.draws_markdown = schema is None  # what is JSON is shown as it is
         answer = stream_answer(session, client, name, messages, options, is_shown=is_shown, shows_thinking=not no_think)
     if form != "text":
         told = {"model": name, "text": answer.text, "finish_reason": answer.finish}
@@ -114,13 +116,5 @@ def _finish(context: click.Context, session: Session, answer: Answer, *, is_verb
         from modelyard.cli.statistics import verbose_text
 
         session.terminal.faint(verbose_text(session.terminal, answer.statistics))
-    if wants_json and not _is_json(answer.text):
+    if wants_json and not is_json(answer.text):
         raise UpstreamInvalid(N_("The answer is not the JSON that was asked for."), hints=(N_("Allow more tokens."),))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

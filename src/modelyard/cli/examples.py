@@ -16,7 +16,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "unload": ("modelyard unload llama3.1:8b", "modelyard unload --force --yes llama3.1:8b"),
     "pin": ("modelyard pin llama3.1:8b", "modelyard pin --off llama3.1:8b"),
     "nodes": ("modelyard nodes", "modelyard nodes weight gpu-box 2", "modelyard nodes drain gpu-box"),
-    "config": ("modelyard config", "modelyard config -o json"),
+    "nodes weight": ("modelyard nodes weight gpu-box 2", "modelyard nodes weight gpu-box 0"),
+    "nodes drain": ("modelyard nodes drain gpu-box", "modelyard nodes drain --off gpu-box"),
+    "nodes check": ("modelyard nodes check gpu-box", "modelyard nodes check gpu-box -o json"),
+    "config": ("modelyard config", "modelyard config --changed", "modelyard config check"),
+    "config check": ("modelyard config check", "modelyard config check --config other.toml"),
     "paths": ("modelyard paths",),
     "version": ("modelyard version",),
 }
@@ -24,7 +28,10 @@ _MARK = "\b\n"  # click's sign for lines that are not to be joined
 
 
 def with_examples(name: str, command: click.Command) -> click.Command:
-    """The same command with its examples below its first words."""
+    """The same command with its examples below its first words; and so the commands in it."""
+    if isinstance(command, click.Group):
+        command = copy.copy(command)
+        command.commands = {inner: with_examples(f"{name} {inner}", found) for inner, found in command.commands.items()}
     lines = EXAMPLES.get(name)
     if lines is None or _MARK in (command.help or ""):
         return command

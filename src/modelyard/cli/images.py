@@ -25,7 +25,7 @@ def read_image(path: Path) -> ImagePart:
         with path.open("rb") as file:
             raw = file.read(IMAGE_BYTES_MAX + 1)
     except OSError as problem:
-        raise BadRequest(N_("{path} cannot be read: {problem}"), path=str(path), problem=str(problem)) from problem
+        raise BadRequest(N_("{path} cannot be read: {problem}"), path=str(path), problem=problem.strerror) from problem
     if len(raw) > IMAGE_BYTES_MAX:
         raise BadRequest(N_("{path} is larger than {limit} MB."), path=str(path), limit=IMAGE_BYTES_MAX // 1024**2)
     kind = next((kind for magic, kind in _KINDS if raw.startswith(magic)), "")

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("modelyard.cli.serve:serve", N_("Start the server.")),
     "chat": ("modelyard.cli.chat.command:chat", N_("Talk to a model.")),
     "ask": ("modelyard.cli.ask:ask", N_("Ask one question.")),
-    "compare": ("modelyard.cli.compare:compare", N_("Ask several models the same.")),
+    "compare": ("modelyard.cli.compare.command:compare", N_("Ask several models the same.")),
     "top": ("modelyard.cli.top.command:top", N_("Watch memory, models and requests.")),
     "tour": ("modelyard.cli.tour.command:tour", N_("Meet every model of a server in turn.")),
     "list": ("modelyard.cli.models:list_models", N_("List the models of a server.")),
@@ -77,6 +77,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[:1] == ["help"]:  # as people who come from other tools type it
+            args = [*args[1:], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             template = (

@@ -18,7 +18,7 @@ from modelyard.errors import N_
 
 SCHEMA_VERSION = 1
 GAP = "  "
-CELL_MIN = 6
+CELL_MIN = 10  # a size with its unit; what then still does not fit is cut off at the right
 FORMATS = ("table", "plain", "json", "jsonl", "yaml")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,9 +60,11 @@ def table(terminal: Terminal, columns: Sequence[str], rows: Sequence[Sequence[st
     """Aligned columns; wide characters count twice, as terminals show them. In a narrow window cells are cut short."""
     cells = [[plain(cell).replace("\n", " ") for cell in row] for row in (columns, *rows)]
     widths = [max(width(row[index]) for row in cells) for index in range(len(columns))]
-    if terminal.is_shown_to_a_person:
-        widths = fitted(widths, terminal.columns - len(GAP) * (len(columns) - 1))
+    room = terminal.columns if sys.stdout.isatty() else None  # in a pipe nothing is cut
+    if room is not None:
+        widths = fitted(widths, room - len(GAP) * (len(columns) - 1))
     lines = [GAP.join(padded(cut(*one), one[1]) for one in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines = [line if room is None else cut(line, room) for line in lines]
     lines[0] = terminal.styled(lines[0], "1", sys.stdout)
     return "\n".join(lines) + "\n"
 
@@ -70,14 +72,10 @@ def table(terminal: Terminal, columns: Sequence[str], rows: Sequence[Sequence[st
 def fitted(widths: Sequence[int], room: int) -> list[int]:
     """Widths of columns that fit into so much room: the widest give way first, and none below `CELL_MIN`.
 
-    Where even that is too wide, nothing is cut: lines wrap at the edge anyway, and then they are at least whole.
-
     >>> fitted([30, 8, 4], 34), fitted([3, 3], 80), fitted([30, 30], 4)
-    ([22, 8, 4], [3, 3], [30, 30])
+    ([22, 8, 4], [3, 3], [10, 10])
     """
     found = list(widths)
-    if sum(min(one, CELL_MIN) for one in found) > room:
-        return found
     while sum(found) > room and max(found) > CELL_MIN:
         found[found.index(max(found))] -= 1
     return found

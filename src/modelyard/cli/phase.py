@@ -52,10 +52,10 @@ class PhaseLine:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, **fields: object) -> None:
         """Show something that we know ourselves, and ask the server no more."""
         self._request_id = ""
-        self._text = self._session.terminal._(text)
+        self._text = self._session.terminal._(text, **fields)
 
     def close(self) -> None:
         """Take the line away. After this nothing is drawn."""

@@ -44,11 +44,25 @@ def schema_of(told: str) -> dict[str, object]:
         text = _read(Path(told))
     try:
         found = json.loads(text)
-    except ValueError as problem:
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, as JSON can write it, cannot be sent
+    except (ValueError, RecursionError) as problem:
         raise BadRequest(N_("The schema is no JSON: {problem}"), problem=str(problem)) from problem
     if not isinstance(found, dict):
         raise BadRequest(N_("The schema is no JSON object."))
     return found
+
+
+def is_json(text: str) -> bool:
+    """Whether it is one JSON value, as JSON is written: `NaN` is not."""
+    try:
+        json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_json(name: str) -> object:
+    raise ValueError(name)
 
 
 def _file_text(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,24 +47,27 @@ def language_in(context: click.Context) -> str:
 
 
 def complete_model(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Model names for a shell, from the server that would be asked: soon, or none."""
-    import asyncio
+    """Model names for a shell, from the server that would be asked: soon, or none.
 
-    from modelyard.client.openai_chat import OpenAIClient
+    Asked in a thread that nobody waits for: neither a name that is looked up nor a server that drips holds the shell.
+    """
+    from modelyard.client.http import YardClient
 
-    async def names() -> list[str]:
-        target = client_target(context.params.get("url"), environment=process_environment())
-        client = OpenAIClient(target.url, target.key)
-        try:
-            async with asyncio.timeout(COMPLETE_S):
-                return await client.models()
-        finally:
-            await client.close()
-
+    found: list[str] = []
     try:
-        return [name for name in asyncio.run(names()) if name.startswith(incomplete)]
-    except (TimeoutError, YardError):
+        target = client_target(context.params.get("url"), environment=process_environment())
+        client = YardClient(target.url, target.key)
+    except YardError:
         return []
+
+    def ask() -> None:
+        with suppress(YardError), client:
+            found.extend(entry.name for entry in client.models())
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(COMPLETE_S)
+    return [name for name in list(found) if name.startswith(incomplete)]
 
 
 def session_of(context: click.Context) -> Session:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from modelyard.cli.exits import INTERRUPTED, PARTIAL
 from modelyard.cli.output import FORMATS, table, write_listing
 from modelyard.cli.question import QuestionFault, question_of
 from modelyard.cli.session import Session, complete_model, session_of, url_option
+from modelyard.cli.terminal import plain
 from modelyard.errors import N_, BadRequest
 
 if TYPE_CHECKING:
@@ -22,10 +25,10 @@ if TYPE_CHECKING:
     from modelyard.client.http import YardClient
     from modelyard.client.replies import ModelEntry
     from modelyard.types.chat import Message
-    from modelyard.types.status import NodeStatus
 
 COLUMNS = ("NAME", "LOAD", "FIRST TOKEN", "TOKENS/S", "TOKENS", "MEMORY", "FINISH")
 MODELS_MAX = 16
+LEAVE_S = 2.0  # for answers to end when somebody leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Compared:
         "  cat report.txt | modelyard compare a b c -p 'Summarise this:'\n"
         "  modelyard compare a b -p 'Say hello.' --seed 1 -o json\n\n"
         "Models that fit into memory together are asked at the same time, else one after the other.\n"
-        "Exits with 8 if one of them did not answer."
+        "Ctrl-C skips the model that answers; once more leaves. Exits with 8 if one of them did not answer."
     ),
     short_help=N_("Ask several models the same."),
 )
@@ -89,7 +92,7 @@ def compare(
 ) -> None:
     session = session_of(context)
     try:
-        question = question_of([prompt] if prompt else [], files, system or "")
+        question = question_of([prompt] if prompt else [], files, f"{system}{''.join(models)}")
     except QuestionFault as fault:
         raise click.UsageError(session.terminal._(fault.text)) from fault
     if len(set(models)) < 2 or len(models) > MODELS_MAX:
@@ -102,9 +105,8 @@ def compare(
     options: dict[str, object] = {name: value for name, value in sampling.items() if value is not None}
     wanted = list(dict.fromkeys(models))
     with session.client(url) as client:
-        for model in wanted:
-            require_chat(client, model)
-        together = not in_turn and _fit_together(session, client, wanted)
+        entries = [require_chat(client, model) for model in wanted]
+        together = not in_turn and _fit_together(session, client, entries)
         ask_all = _at_once if together else _in_turn
         found = ask_all(session, client, wanted, messages, options, is_shown=form == "table")
     _report(session, form, found)
@@ -114,27 +116,12 @@ def compare(
         context.exit(PARTIAL)
 
 
-def fits_together(entries: Sequence[ModelEntry], status: NodeStatus) -> bool | None:
-    """Whether all of them can be in memory at once, beside what is there now. None: that cannot be known."""
-    needed: dict[str, int] = {}
-    residents = {one.model for one in status.residents}
-    for entry in entries:
-        if entry.name in residents:
-            continue
-        footprint = entry.details.get("footprint")
-        if not isinstance(footprint, dict) or not isinstance(footprint.get("bytes"), dict):
-            return None
-        for device, count in footprint["bytes"].items():
-            needed[device] = needed.get(device, 0) + int(count)
-    free = {one.reading.device: one.free_bytes for one in status.devices}
-    return all(count <= free.get(device, 0) for device, count in needed.items())
-
-
-def _fit_together(session: Session, client: YardClient, models: Sequence[str]) -> bool:
+def _fit_together(session: Session, client: YardClient, entries: Sequence[ModelEntry]) -> bool:
+    from modelyard.cli.compare.fits import fits_together
     from modelyard.errors import YardError
 
     try:
-        fits = fits_together([client.show(model) for model in models], client.status())
+        fits = fits_together(entries, client.status())
     except YardError:  # no right to know what is in memory
         fits = None
     text = {
@@ -155,16 +142,21 @@ def _in_turn(
     *,
     is_shown: bool,
 ) -> list[Compared]:
-    """Each answer as it comes. Ctrl-C goes on to the next model."""
+    """Each answer as it comes. Ctrl-C goes on to the next model, and leaves when it comes once more."""
     from modelyard.cli.answering import stream_answer
 
     found: list[Compared] = []
     for model in models:
-        session.terminal.strong(f"\n{model}")
+        if is_shown:
+            _name(session, model)
         answer = stream_answer(session, client, model, messages, options, is_shown=is_shown)
-        if answer.failure:
-            session.terminal.fail(answer.failure)
-        found.append(Compared(model, answer, _held(client, model)))
+        compared = Compared(model, answer, _held(client, model))
+        _say_what_is_wrong(session, compared)
+        found.append(compared)
+        if sum(one.answer.is_interrupted for one in found) > 1:
+            break
+        if answer.is_interrupted and model != models[-1]:
+            session.terminal.say(N_("(skipped; Ctrl-C once more leaves)"))
     return found
 
 
@@ -177,33 +169,57 @@ def _at_once(
     *,
     is_shown: bool,
 ) -> list[Compared]:
-    """All of them together, each over a connection of its own; shown when all have answered."""
+    """All of them together, each over a connection of its own; shown when all have answered. Ctrl-C ends them all."""
     from modelyard.cli.answering import Answer, new_request_id, receive
     from modelyard.cli.phase import PhaseLine
-    from modelyard.errors import YardError
+    from modelyard.types.chat import Delta
 
     answers = {model: Answer(request_id=new_request_id()) for model in models}
+    is_left = threading.Event()
+    problems: list[Exception] = []
+
+    def take(_piece: Delta) -> None:
+        if is_left.is_set():
+            raise KeyboardInterrupt  # ends this answer, and with it its connection
 
     def ask(model: str) -> None:
-        with session.client(client.url) as own:
-            receive(answers[model], own, model, messages, options)
+        try:
+            with session.client(client.url) as own:
+                receive(answers[model], own, model, messages, options, take)
+        except Exception as problem:
+            problems.append(problem)
+        count = sum(one.is_over for one in answers.values())
+        phase.tell(N_("{count} of {all} have answered"), count=count, all=len(models))
 
-    with PhaseLine(session, client.url), ThreadPoolExecutor(len(models)) as pool:
-        running = [pool.submit(ask, model) for model in models]
+    with PhaseLine(session, client.url) as phase:
+        # Nobody waits for them at the end: one that loads, and may not be cancelled by us, ends with this process.
+        running = [threading.Thread(target=ask, args=(model,), daemon=True) for model in models]
         try:
             for one in running:
-                one.result()
+                one.start()
+            for one in running:
+                one.join()
         except KeyboardInterrupt:
-            for answer in answers.values():
-                answer.is_interrupted = not answer.is_complete
-                try:
-                    client.cancel(answer.request_id)
-                except YardError:  # it has ended already, or we have no right: then its answer comes to its end
-                    continue
+            is_left.set()
+            _cancel(client, answers.values())
+            until = time.monotonic() + LEAVE_S
+            for one in running:
+                one.join(max(0.0, until - time.monotonic()))
+    if problems:
+        raise problems[0]
     found = [Compared(model, answer, _held(client, model)) for model, answer in answers.items()]
-    if is_shown:
-        _show(session, found)
+    _show(session, found, is_shown=is_shown)
     return found
+
+
+def _cancel(client: YardClient, answers: Iterable[Answer]) -> None:
+    from modelyard.errors import YardError
+
+    for answer in answers:
+        if not answer.is_complete:
+            answer.is_interrupted = True
+            with suppress(YardError):  # it has ended already, or we have no right: then it ends with its next piece
+                client.cancel(answer.request_id)
 
 
 def _held(client: YardClient, model: str) -> int | None:
@@ -218,22 +234,34 @@ def _held(client: YardClient, model: str) -> int | None:
     )
 
 
-def _show(session: Session, found: Sequence[Compared]) -> None:
-    """Side by side where the window has the room, else one below the other."""
+def _show(session: Session, found: Sequence[Compared], *, is_shown: bool) -> None:
+    """Side by side where the window has the room and every answer is whole, else one below the other."""
     from modelyard.cli.columns import COLUMN_WIDTH_MIN, side_by_side
 
-    terminal = session.terminal
-    texts = [one.answer.text.strip() or f"({one.finish})" for one in found]
-    columns = terminal.columns
-    if terminal.shows_markdown and columns >= len(found) * COLUMN_WIDTH_MIN:
+    terminal, columns = session.terminal, session.terminal.columns
+    is_whole = all(one.answer.is_complete for one in found)
+    if is_shown and is_whole and terminal.shows_markdown and columns >= len(found) * COLUMN_WIDTH_MIN:
+        texts = [one.answer.text.strip() for one in found]
         terminal.listing(side_by_side([one.model for one in found], texts, columns))
         return
-    for one, text in zip(found, texts, strict=True):
-        terminal.strong(f"\n{one.model}")
-        terminal.answer(text)
-        terminal.end_answer()
-        if one.answer.failure:
-            terminal.fail(one.answer.failure)
+    for one in found:
+        if is_shown:
+            _name(session, one.model)
+            terminal.answer(one.answer.text.strip())
+            terminal.end_answer()
+        _say_what_is_wrong(session, one)
+
+
+def _name(session: Session, model: str) -> None:
+    """Whose answer comes: where the answers go, so that a file of them can be read."""
+    session.terminal.listing(f"\n{session.terminal.styled(plain(model), '1', sys.stdout)}\n")
+
+
+def _say_what_is_wrong(session: Session, one: Compared) -> None:
+    if not one.answer.is_complete and one.answer.text:
+        session.terminal.say(N_("(the answer is incomplete)"))
+    if one.answer.failure and not one.answer.is_interrupted:
+        session.terminal.fail(one.answer.failure)
 
 
 def _report(session: Session, form: str, found: Sequence[Compared]) -> None:
@@ -253,6 +281,7 @@ def _report(session: Session, form: str, found: Sequence[Compared]) -> None:
         ))  # fmt: skip
         objects.append({
             "model": one.model, "text": one.answer.text, "complete": one.answer.is_complete, "finish": one.finish,
+            "problem": None if one.answer.failure is None else str(one.answer.failure),
             "load_s": one.load_s, "first_token_s": told.first_token_s, "took_s": told.took_s,
             "tokens_per_s": told.tokens_per_s, "tokens": told.output_tokens, "memory_bytes": one.held_bytes,
         })  # fmt: skip
