@@ -78,7 +78,7 @@ class Shell:
 
     def wait_for(self, pattern: str) -> None:
         deadline = time.monotonic() + SHELL_S
-        while re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\x08]", "", self.seen)) is None:
+        while re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\x07\x08]", "", self.seen)) is None:
             assert time.monotonic() < deadline, f"never saw {pattern!r}; saw {self.seen!r}"
             if select.select([self._fd], [], [], 0.2)[0]:
                 self.seen += os.read(self._fd, 65536).decode(errors="replace")

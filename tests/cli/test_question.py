@@ -36,11 +36,27 @@ def test_a_file_and_a_pipe_need_no_words(server: YardServer, tmp_path: Path) -> 
 
 def test_pictures_go_along(server: YardServer, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    run("ask", "-m", "good", "-i", str(tmp_path / "a.png"), "What?")
+    run("ask", "-m", "foreign", "-i", str(tmp_path / "a.png"), "What?")
 
     messages = asked(server)["messages"]
     assert isinstance(messages, list)
     assert [part["type"] for part in messages[0]["content"]] == ["text", "image_url"]
+
+
+def test_a_model_that_takes_no_pictures_is_sent_none(server: YardServer, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    result = run("ask", "-m", "good", "-i", str(tmp_path / "a.png"), "What?")
+
+    assert result.exit_code == 1
+    assert "images" in result.stderr
+    assert server.seen == []
+
+
+def test_without_a_name_a_model_that_takes_pictures_is_asked(server: YardServer, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    run("ask", "-i", str(tmp_path / "a.png"), "What?")
+
+    assert asked(server)["model"] == "foreign"
 
 
 @pytest.mark.parametrize(

@@ -182,8 +182,8 @@ def test_a_tour_of_our_own_server_leaves_pinned_and_busy_models_where_they_are()
 
     rows = {one["model"]: one for one in json.loads(result.stdout)["models"]}
     assert "Modelyard at" in result.stderr
-    assert "quick:latest is pinned and stays" in result.stderr
-    assert "slow:latest is still in use" in result.stderr
+    assert "quick is pinned and stays" in result.stderr
+    assert "slow is still in use" in result.stderr
     assert residents >= {"quick", "slow"}
-    assert (rows["quick:latest"]["outcome"], rows["huge:latest"]["outcome"]) == ("ok", "out_of_memory")
+    assert (rows["quick"]["outcome"], rows["huge"]["outcome"]) == ("ok", "out_of_memory")
     assert result.exit_code == 8

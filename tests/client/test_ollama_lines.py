@@ -12,7 +12,12 @@ from hypothesis import strategies as some
 from modelyard.client.ollama_lines import Lines, LineTooLong, Progress
 
 NUMBERS = some.one_of(
-    some.none(), some.booleans(), some.text(max_size=2), some.floats(), some.integers(-5, 20), some.just(2**80)
+    some.none(),
+    some.booleans(),
+    some.text("1-e. é模", max_size=2),
+    some.floats(),
+    some.integers(-5, 20),
+    some.just(2**80),
 )
 TOLD = some.fixed_dictionaries(
     {"status": some.sampled_from(["pulling", "verifying"])},

@@ -15,6 +15,7 @@ from modelyard.cli.statistics import Statistics
 from modelyard.cli.terminal import Terminal, plain
 from modelyard.errors import N_, CapabilityMissing, ModelNotFound, YardError
 from modelyard.types.chat import Delta, Message, Usage
+from modelyard.types.model import Capability
 
 if TYPE_CHECKING:
     from modelyard.client.http import YardClient
@@ -182,15 +183,15 @@ def require_chat(client: YardClient, model: str, *, sees: bool = False) -> Model
     if entry.problem or not can_chat(entry):
         raise CapabilityMissing(model=model, capability=entry.problem or "chat")
     if sees and not takes_images(entry):
-        raise CapabilityMissing(model=model, capability="images")
+        raise CapabilityMissing(model=model, capability=Capability.IMAGES)
     return entry
 
 
 def takes_images(entry: ModelEntry) -> bool:
     """Whether a model sees pictures, or its server does not say."""
-    return not entry.capabilities or "images" in entry.capabilities
+    return not entry.capabilities or Capability.IMAGES in entry.capabilities
 
 
 def can_chat(entry: ModelEntry) -> bool:
     """Whether a model can chat, or its server does not say."""
-    return not entry.problem and (not entry.capabilities or "chat" in entry.capabilities)
+    return not entry.problem and (not entry.capabilities or Capability.CHAT in entry.capabilities)
