@@ -65,11 +65,13 @@ async def speed(counts: Sequence[int] = STREAM_COUNTS) -> list[Row]:
 Speed = Callable[[int, int], Awaitable[float]]  # tokens a second of so many streams with so many tokens each
 
 
-async def speed_row(engine: str, through_us: Speed, bare: Speed, streams: int) -> Row:
+async def speed_row(
+    engine: str, through_us: Speed, bare: Speed, streams: int, tokens_min: int = ANSWER_TOKENS_MIN
+) -> Row:
     """One row: as many tokens as take a moment, in turns."""
     await through_us(streams, ANSWER_TOKENS_MIN)
     fitting = await bare(streams, ANSWER_TOKENS_MIN) * ANSWER_S / streams
-    tokens = round(min(max(fitting, ANSWER_TOKENS_MIN), ANSWER_TOKENS_MAX))
+    tokens = round(min(max(fitting, tokens_min), ANSWER_TOKENS_MAX))
     ours: list[float] = []
     alone: list[float] = []
     for number in rounds():
