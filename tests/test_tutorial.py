@@ -49,7 +49,14 @@ def test_every_command_of_the_tutorial_prints_what_it_says(tmp_path: Path) -> No
     path = f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     page = PAGE.read_text()
     with real_server(tmp_path, "") as url:
-        environment = {**kept, "PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "MODELYARD_URL": url}
+        environment = {
+            **kept,
+            "PATH": path,
+            "HOME": str(tmp_path),
+            "LANG": "C.UTF-8",
+            "COLUMNS": "120",
+            "MODELYARD_URL": url,
+        }
 
         def shown(command: str) -> str:
             found = subprocess.run(
