@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.testing import FakeOpenAI
 from tests.cli.conftest import TypedTerminal, run, typed_terminal
+from tests.cli.fake_node import served
 from tests.client.yard_server import DEADLINE_S, MODELS, YardServer
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -77,6 +79,17 @@ def test_a_damaged_model_is_refused_before_the_first_question(server: YardServer
     assert result.exit_code == 1
     assert "the file is cut" in result.stderr
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("named", "answer"), [((), "Hello from a fake.\n"), (("m",), "Hello from a fake.\n"), (("other",), "")]
+)
+def test_a_server_that_only_lists_its_models_is_talked_to(named: tuple[str, ...], answer: str) -> None:
+    with served(FakeOpenAI(["m"])) as node:
+        result = run("chat", *named, "--url", node.url, text="hi\n")
+
+    assert result.stdout == answer
+    assert (result.exit_code == 0) == bool(answer)
 
 
 def test_a_failed_answer_from_a_pipe_shows_in_the_exit_code(

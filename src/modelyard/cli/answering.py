@@ -13,7 +13,7 @@ from modelyard.cli.phase import PhaseLine
 from modelyard.cli.session import Session
 from modelyard.cli.statistics import Statistics
 from modelyard.cli.terminal import Terminal, plain
-from modelyard.errors import N_, CapabilityMissing, ModelNotFound, YardError
+from modelyard.errors import N_, CapabilityMissing, ModelNotFound, NotFound, YardError
 from modelyard.types.chat import Delta, Message, Usage
 from modelyard.types.model import Capability
 
@@ -157,10 +157,10 @@ def receive(
     answer.statistics.end(time.monotonic() - began, answer.usage)
 
 
-def pick_model(client: YardClient, *, sees: bool = False) -> str:
+def pick_model(client: YardClient, *, sees: bool = False) -> ModelEntry:
     """The model to use when none is named: one in memory, else the first that can chat, the built-in one last.
 
-    With `sees`, only those that take pictures.
+    With `sees`, only those that take pictures. Needs no more of a server than its list of models.
     """
     usable = [entry for entry in client.models() if can_chat(entry) and (not sees or takes_images(entry))]
     if not usable:
@@ -170,7 +170,7 @@ def pick_model(client: YardClient, *, sees: bool = False) -> str:
             hints=(N_("`modelyard list` shows what it has."),),
             url=client.url,
         )
-    return min(usable, key=lambda entry: (entry.state != "resident", entry.name == BUILTIN)).name
+    return min(usable, key=lambda entry: (entry.state != "resident", entry.name == BUILTIN))
 
 
 def require_chat(client: YardClient, model: str, *, sees: bool = False) -> ModelEntry:
@@ -179,12 +179,24 @@ def require_chat(client: YardClient, model: str, *, sees: bool = False) -> Model
     Raises now, and not after the first question, if there is none, or it cannot chat, or, with `sees`, takes no
     pictures.
     """
-    entry = client.show(model)
+    entry = _entry(client, model)
     if entry.problem or not can_chat(entry):
         raise CapabilityMissing(model=model, capability=entry.problem or "chat")
     if sees and not takes_images(entry):
         raise CapabilityMissing(model=model, capability=Capability.IMAGES)
     return entry
+
+
+def _entry(client: YardClient, model: str) -> ModelEntry:
+    try:
+        return client.show(model)
+    except ModelNotFound:
+        raise
+    except NotFound:  # a server that only lists its models
+        for entry in client.models():
+            if entry.name == model:
+                return entry
+        raise
 
 
 def takes_images(entry: ModelEntry) -> bool:

@@ -87,7 +87,7 @@ def ask(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", (TextPart(question), *pictures) if pictures else question))
     with session.client(url) as client:
-        name = model or pick_model(client, sees=bool(pictures))
+        name = model or pick_model(client, sees=bool(pictures)).name
         if model and pictures:
             require_chat(client, model, sees=True)  # a picture is large: not sent to whom it is nothing to
         if model is None and session.terminal.is_watched:

@@ -83,8 +83,9 @@ def chat(
     kept = store.get(taken_up) if store is not None and taken_up else None
     settings = Settings(system or "", shows_thinking=think, shows_statistics=is_typed, is_verbose=verbose)
     with session.client(url) as client:
-        name = model or (kept.model if kept else None) or pick_model(client)
-        entry = require_chat(client, name)
+        wanted = model or (kept.model if kept else None)
+        entry = require_chat(client, wanted) if wanted else pick_model(client)
+        name = wanted or entry.name
         conversation = Conversation(session, client, name, settings, store if keeps else None)
         conversation.switch(name, entry)
         if kept is not None:
