@@ -12,7 +12,6 @@ import os
 import signal
 import stat
 import sys
-from pathlib import Path
 
 import xllamacpp
 
@@ -57,13 +56,13 @@ def main(arguments: list[str]) -> None:
             pass
         case _:
             raise SystemExit("usage: llamacpp_launcher --socket PATH --params JSON")
+    os.umask(0o177)  # the server binds the socket itself: it is its owner's alone from its first moment
     try:
         server = xllamacpp.Server(server_params(socket, json.loads(params)))
     except Exception as error:
         sys.stderr.write(f"load failed: {error}\n")
         sys.stderr.flush()
         os._exit(1)
-    Path(socket).chmod(0o600)
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         while os.read(0, 4096):
             pass
