@@ -13,10 +13,10 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 BACKLOG_MAX = 256
 USAGE = "usage: python -m MODULE --socket PATH --params JSON"
 SEND_BYTES = 64 * 1024  # of the kernel's buffer: who reads slowly is noticed early
+Model = TypeVar("Model")
 
 
 class LoadRefused(Exception):
@@ -38,11 +39,16 @@ def asked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     raise SystemExit(USAGE)
 
 
-@contextmanager
-def loading() -> Iterator[None]:
-    """A load: whatever goes wrong with it is said in one line, and ends the process."""
+def load_apart(load: Callable[[], Model]) -> Model:
+    """What `load` makes. Whatever goes wrong with it is said in one line, and ends the process.
+
+    It runs in a thread that ends with it: GNU's OpenMP keeps helpers for every thread that ever computed, and where
+    these and the threads that wait for them are more than the cores, it puts helpers to sleep between two operations.
+    A load computes once, and its helpers would slow down all answers: 10 % of the tokens were lost on two cores.
+    """
     try:
-        yield
+        with ThreadPoolExecutor(1) as one:
+            return one.submit(load).result()
     except LoadRefused as refused:
         give_up(f"refused: {refused}")
     except BaseException as error:

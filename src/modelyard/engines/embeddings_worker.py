@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from modelyard.engines.asgi_worker import LoadRefused, asked, loading, serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, load_apart, serve
 from modelyard.engines.embeddings_app import Computes, Input, Pair, Refused, app_of
 from modelyard.engines.worker_cell import enter
 from modelyard.models.sentence_folder import folder_problem
@@ -137,11 +138,13 @@ def _token_ids(tokenizer: Any, texts: Any) -> list[list[int]]:
 
 
 def load(params: Params) -> Computes:
-    """The model in memory. Raises `LoadRefused` for a folder that is not safe to load, or is no such model."""
+    """The model, ready to compute. Raises `LoadRefused` for a folder that is not safe to load, or is no such model."""
     if problem := folder_problem(Path(params.folder)):
         raise LoadRefused(problem)
     torch.set_num_threads(params.threads)
-    return Pairs(params) if params.is_reranker else Sentences(params)
+    computes = Pairs(params) if params.is_reranker else Sentences(params)
+    warm_up(computes, params)
+    return computes
 
 
 def warm_up(computes: Computes, params: Params) -> None:
@@ -160,9 +163,7 @@ def main(arguments: list[str]) -> None:
     enter(os.environ)
     socket, given = asked(arguments)
     params = Params(**given)
-    with loading():
-        computes = load(params)
-        warm_up(computes, params)
+    computes = load_apart(partial(load, params))
     serve(app_of(computes, is_reranker=params.is_reranker), socket)
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from modelyard.engines import transformers_sampling
 from modelyard.engines.answer_text import CALL, THINK
-from modelyard.engines.asgi_worker import LoadRefused, asked, give_up, loading, serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, give_up, load_apart, serve
 from modelyard.engines.templates import Renderer
 from modelyard.engines.transformers_app import LOOK_S, Engine, Step, app_of
 from modelyard.engines.transformers_question import Question, Sampling
@@ -123,8 +124,9 @@ class Requests:
         }  # fmt: skip
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def load(params: Params) -> Loaded:
-    """Everything in memory that will be needed. Raise `LoadRefused`, or whatever the library raises."""
+    """Everything in memory that will be needed, and at work. Raise `LoadRefused`, or whatever the library raises."""
     torch.set_num_threads(params.threads)
     folder: dict[str, Any] = {"local_files_only": True, "trust_remote_code": params.runs_code}
     config = AutoConfig.from_pretrained(params.folder, **folder)
@@ -156,7 +158,10 @@ def load(params: Params) -> Loaded:
     transformers_sampling.install(manager)
     manager.warmup()  # builds the pool
     manager.batch_processor.cache.cache_tensor.zero_()  # and makes it ours: pages are given when they are touched
-    return Loaded(model, tokenizer, manager)
+    manager.start()
+    loaded = Loaded(model, tokenizer, manager)
+    warm_up(loaded, params)
+    return loaded
 
 
 def _quantization(params: Params) -> Any:
@@ -241,10 +246,7 @@ def main(arguments: list[str]) -> None:
     enter(os.environ)
     socket, given = asked(arguments)
     params = Params(**given)
-    with loading(), torch.inference_mode():
-        loaded = load(params)
-        loaded.manager.start()
-        warm_up(loaded, params)
+    loaded = load_apart(partial(load, params))
     threading.Thread(target=end_with, args=(loaded.manager,), daemon=True).start()
     serve(app_of(engine_of(loaded, params, os.environ)), socket)
 
