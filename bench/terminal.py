@@ -21,7 +21,7 @@ from .machine import Row, middle
 HELP_S_MAX, PROMPT_S_MAX, SHARE_MAX = 0.200, 0.400, 0.15
 TOKENS_PER_S = 100  # of a fast model
 LINES = 2000
-REPEATS = 5
+REPEATS = 9
 DEADLINE_S = 120.0
 PROGRAM = ("-c", "from modelyard.cli.main import main; main()")
 _LINE = ("- **item** ", "one: ", "some ", "`code` ", "and ", "words ", "in a ", "list", "\n")
@@ -30,12 +30,11 @@ _TABLE = ("| 模型 ", "| size |\n", "|:--|--:|\n", "| a ", "| 4.9 GB |\n", "\n"
 
 async def terminal() -> list[Row]:
     """All of them."""
-    nothing = [await _seen("", ("-c", "print('x')"), "x") for _n in range(REPEATS)]
-    helped = [await _seen("", (*PROGRAM, "--help"), "Commands") for _n in range(REPEATS)]
+    nothing = [await _seen(("-c", "print('x')"), "x") for _n in range(REPEATS)]
+    helped = [await _seen((*PROGRAM, "--help"), "Commands") for _n in range(REPEATS)]
     async with FakeOpenAI(["m"]) as node:
-        prompts = [
-            await _seen(node.url, (*PROGRAM, "chat", "--no-history", "--url", node.url), ">>>") for _n in range(REPEATS)
-        ]
+        words = (*PROGRAM, "chat", "--no-history", "--url", node.url)
+        _compiling, *prompts = [await _seen(words, ">>>") for _n in range(1 + REPEATS)]
         return [
             _start("help", helped, nothing, HELP_S_MAX),
             _start("first prompt of chat", prompts, nothing, PROMPT_S_MAX),
@@ -51,23 +50,25 @@ def _start(name: str, ours: Sequence[float], nothing: Sequence[float], bound_s: 
 
 
 async def _stream(node: FakeOpenAI) -> Row:
-    """Seconds of CPU per token of a long answer, as a share of a core at `TOKENS_PER_S`."""
+    """What share of a core a long answer takes that comes as fast as a fast model writes."""
     tokens = (_LINE * 20 + _TABLE) * (LINES // 24)
-    node.play(Script(tokens=tokens, between_s=0.0005))
+    node.play(Script(tokens=tokens, between_s=1 / TOKENS_PER_S))
     words = (*PROGRAM, "ask", "-m", "m", "--url", node.url, "hi")
     ours_s = await asyncio.to_thread(_cpu_s, words)
+    some = tokens[: len(tokens) // 10]
+    node.play(Script(tokens=some, between_s=1 / TOKENS_PER_S))
     began, answer = time.process_time(), Answer()
     await ask(int(node.url.rpartition(":")[2]), chat("m", "hi", 1), answer)
     with_server_s = time.process_time() - began  # the fake server is in this process, too
     share = ours_s / len(tokens) * TOKENS_PER_S
     return Row(
         f"terminal: CPU of {LINES} lines of Markdown at {TOKENS_PER_S} tokens/s", f"{share:.1%} of a core",
-        f"<= {with_server_s / len(tokens) * TOKENS_PER_S:.1%} (server and a client that counts)", "",
+        f"<= {with_server_s / len(some) * TOKENS_PER_S:.1%} (server and a client that counts)", "",
         f"<= {SHARE_MAX:.0%}", share <= SHARE_MAX,
     )  # fmt: skip
 
 
-async def _seen(_url: str, words: Sequence[str], text: str) -> float:
+async def _seen(words: Sequence[str], text: str) -> float:
     """Seconds from the start of a program until its terminal shows a text."""
     return await asyncio.to_thread(_until, words, text)
 
@@ -103,6 +104,7 @@ def _cpu_s(words: Sequence[str]) -> float:
 def _started(words: Sequence[str]) -> tuple[int, int]:
     pid, terminal = pty.fork()
     if pid == 0:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has been compiled
         os.environ.update(TERM="xterm-256color", PROMPT_TOOLKIT_NO_CPR="1", LANG="C.UTF-8")
         os.execv(sys.executable, [sys.executable, *words])
     return pid, terminal

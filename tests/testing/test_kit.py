@@ -54,6 +54,16 @@ async def test_an_answer_can_be_cut_at_any_byte(offset: int) -> None:
     assert len(whole) > 150
 
 
+async def test_a_client_that_wants_the_connection_closed_sees_its_end() -> None:
+    async with FakeOpenAI(["m"]) as server, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+
+    assert b'"id": "m"' in answer
+
+
 async def test_a_script_may_be_for_some_answers_or_for_one_model() -> None:
     async with FakeOllama(["m", "n"]) as server:
         server.play(FAULTS["500"], times=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from modelyard.diagnosis import is_oom_error
 from modelyard.errors import (
     OllamaConnectionError,
     OllamaError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from modelyard.client.ollama_retry import Retries
     from modelyard.client.ollama_settings import OllamaSettings, get_settings
     from modelyard.client.ollama_sync import SyncOllamaService, SyncOllamaStream
+    from modelyard.diagnosis import is_oom_error
 
 __all__ = [
     "OllamaConnectionError", "OllamaError", "OllamaModelNotFoundError", "OllamaService", "OllamaServiceError",
@@ -32,14 +32,15 @@ __all__ = [
     "YardError", "diagnose_timeout", "format_bytes", "get_settings", "is_oom_error",
 ]  # fmt: skip
 _HOMES = {
-    "OllamaService": "ollama",
-    "OllamaStream": "ollama",
-    "OllamaSettings": "ollama_settings",
-    "Retries": "ollama_retry",
-    "SyncOllamaService": "ollama_sync",
-    "SyncOllamaStream": "ollama_sync",
-    "diagnose_timeout": "ollama_budgets",
-    "get_settings": "ollama_settings",
+    "OllamaService": ".ollama",
+    "OllamaStream": ".ollama",
+    "OllamaSettings": ".ollama_settings",
+    "Retries": ".ollama_retry",
+    "SyncOllamaService": ".ollama_sync",
+    "SyncOllamaStream": ".ollama_sync",
+    "diagnose_timeout": ".ollama_budgets",
+    "get_settings": ".ollama_settings",
+    "is_oom_error": "modelyard.diagnosis",
 }
 
 
@@ -51,4 +52,4 @@ def format_bytes(count: int, decimals: int = 1) -> str:
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

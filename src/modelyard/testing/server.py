@@ -209,7 +209,8 @@ class FakeServer:
                     raise
                 finally:
                     watch.cancel()
-                if not reply.is_open or writer.is_closing():
+                wants_close = request.headers.get("connection", "").lower() == "close"
+                if wants_close or not reply.is_open or writer.is_closing():
                     break
         except (ConnectionError, asyncio.IncompleteReadError, ValueError, asyncio.CancelledError):
             pass  # it left, or we stop: nobody but `stop` cancels this
