@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from modelyard.cli.models import wait_text
 from modelyard.cli.session import Session
 from modelyard.errors import N_, YardError
-from modelyard.types.status import NodeStatus
 
 if TYPE_CHECKING:
     from modelyard.client.http import YardClient
+    from modelyard.types.status import NodeStatus
 
 REFRESH_S = 0.1
 ASK_AFTER_S = 0.3  # most answers begin before, and cost no question
