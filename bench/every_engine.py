@@ -23,7 +23,7 @@ from modelyard.demo import gguf_path, hf_folder
 
 from .client import Answer, ask, chat
 from .embedding import link_minilm
-from .engines import Speed, configuration, speed, speed_row, tokens_per_s
+from .engines import SLOTS, Speed, configuration, speed, speed_row, tokens_per_s
 from .machine import Row, free_port, python, reachable
 from .node import Server, running, short_folder
 
@@ -78,9 +78,10 @@ async def _load_row(label: str, name: str, write: Callable[[Path], object]) -> R
             model = name.removesuffix(".gguf")
             told = (await server.admin("GET", f"/v1/models/{model}"))["modelyard"]
             receipt = (await server.admin("POST", f"/admin/models/{model}/load"))["receipt"]
-            # Engines take what a batch needs with the first one. What it holds is told as it leaves.
+            # Memory is predicted for a worker with all its slots at work. What it holds is told as it leaves.
             if "chat" in told["capabilities"]:
-                await ask(server.port, chat(model, text_of_tokens(PROMPT_TOKENS), ANSWER_TOKENS), Answer())
+                body = chat(model, text_of_tokens(PROMPT_TOKENS), ANSWER_TOKENS)
+                await asyncio.gather(*(ask(server.port, body, Answer()) for _n in range(SLOTS)))
             left = (await server.admin("POST", f"/admin/models/{model}/unload"))["receipt"]["worker"]
     footprint = told["footprint"]
     predicted = sum(footprint["bytes"].values()) - footprint["parts"].get("prompt_cache", 0)  # kept for later prompts

@@ -21,6 +21,7 @@ import pytest
 from modelyard.cli.main import COMMANDS, cli
 from tests.cli.conftest import run
 from tests.client.yard_server import YardServer
+from tests.support.packages import has_program
 
 SHELL_S = 60.0
 
@@ -110,7 +111,7 @@ def tags(server: YardServer, monkeypatch: pytest.MonkeyPatch) -> YardServer:
 def test_the_shell_itself_completes_names_with_colons(
     tags: YardServer, program: Path, shell: str, words: list[str]
 ) -> None:
-    if shutil.which(shell) is None:
+    if not has_program(shell):
         pytest.skip(f"there is no {shell} here")
     script = program / "script"
     script.write_text(run("completion", shell).stdout)
@@ -131,8 +132,9 @@ def test_the_shell_itself_completes_names_with_colons(
         terminal.close()
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here")
 def test_fish_itself_completes_names_with_colons(tags: YardServer, program: Path) -> None:
+    if not has_program("fish"):
+        pytest.skip("there is no fish here")
     asked = "complete -C 'modelyard comple'; complete -C 'modelyard chat llama3:7'; complete -C 'modelyard ask -m go'"
     told = subprocess.run(
         ["fish", "-c", f"set PATH {program} $PATH\n{run('completion', 'fish').stdout}\n{asked}"],

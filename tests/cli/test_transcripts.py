@@ -23,9 +23,10 @@ from tests.cli.conftest import run
 from tests.cli.fake_node import served
 from tests.cli.served import real_server
 from tests.support.node import counters
-from tests.support.tmux import has_tmux, same, screen
+from tests.support.packages import has_program
+from tests.support.tmux import same, screen
 
-pytestmark = pytest.mark.skipif(not has_tmux(), reason="needs tmux, which could not be installed here")
+pytestmark = pytest.mark.skipif(not has_program("tmux"), reason="needs tmux, which could not be installed here")
 TRANSCRIPTS = Path(__file__).parents[2] / "docs" / "transcripts"
 RECORDS = "MODELYARD_RECORD" in os.environ
 GB = 1024**3

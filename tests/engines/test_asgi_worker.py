@@ -11,8 +11,9 @@ pytest.importorskip("torch", reason="needs the transformers extra")
 
 PROGRAM = """
 import os, time
+from concurrent.futures import ThreadPoolExecutor
 import torch
-from modelyard.engines.asgi_worker import load_apart
+from modelyard.engines.asgi_worker import load_in
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -22,7 +23,8 @@ def compute():
 
 torch.set_num_threads(4)  # has threads of its own, that stay
 before = threads()
-_total, meanwhile = load_apart(compute)
+with ThreadPoolExecutor(1) as passing:
+    _total, meanwhile = load_in(passing, compute)
 deadline = time.monotonic() + 20
 while threads() > before and time.monotonic() < deadline:
     time.sleep(0.01)

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 DEADLINE_S = 60.0
-
-
-@lru_cache(maxsize=1)
-def has_tmux() -> bool:
-    """Whether there is a tmux, after trying to install it where that is possible."""
-    if shutil.which("tmux") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        with Path(__file__).open() as one_at_a_time:  # tests run in several processes, and apt locks the others out
-            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
-            if shutil.which("tmux") is None:
-                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                for words in (["update", "-qq"], ["install", "-y", "-qq", "tmux"]):
-                    subprocess.run(["apt-get", *words], check=False, **quiet)  # type: ignore[call-overload]
-    return shutil.which("tmux") is not None
 
 
 class Screen:

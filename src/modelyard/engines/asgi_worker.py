@@ -39,16 +39,15 @@ def asked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     raise SystemExit(USAGE)
 
 
-def load_apart(load: Callable[[], Model]) -> Model:
-    """What `load` makes. Whatever goes wrong with it is said in one line, and ends the process.
+def load_in(thread: ThreadPoolExecutor, load: Callable[[], Model]) -> Model:
+    """What `load` makes, in that thread. Whatever goes wrong with it is said in one line, and ends the process.
 
-    It runs in a thread that ends with it: GNU's OpenMP keeps helpers for every thread that ever computed, and where
-    these and the threads that wait for them are more than the cores, it puts helpers to sleep between two operations.
-    A load computes once, and its helpers would slow down all answers: 10 % of the tokens were lost on two cores.
+    It is to be the thread that computes later, or one that ends: GNU's OpenMP keeps helpers for every thread that ever
+    computed, and where these and the threads they help are more than the cores, helpers sleep between two operations
+    instead of waiting for the next. With a team left over from the load a tenth of the tokens was lost on two cores.
     """
     try:
-        with ThreadPoolExecutor(1) as one:
-            return one.submit(load).result()
+        return thread.submit(load).result()
     except LoadRefused as refused:
         give_up(f"refused: {refused}")
     except BaseException as error:

@@ -71,9 +71,9 @@ def batches(counts: Sequence[int], tokens_max: int) -> list[list[int]]:
 class Answers:
     """The endpoints of one worker."""
 
-    def __init__(self, computes: Computes, *, is_reranker: bool) -> None:
+    def __init__(self, computes: Computes, thread: ThreadPoolExecutor, *, is_reranker: bool) -> None:
         self._computes = computes
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = thread
         path, answer = ("/v1/rerank", self._rerank) if is_reranker else ("/v1/embeddings", self._embed)
         self.routes = [
             Route("/health", self._health, methods=["GET"]),
@@ -145,9 +145,9 @@ class Answers:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
 
-def app_of(computes: Computes, *, is_reranker: bool) -> Starlette:
-    """The app of one worker."""
-    return Starlette(routes=Answers(computes, is_reranker=is_reranker).routes)
+def app_of(computes: Computes, thread: ThreadPoolExecutor, *, is_reranker: bool) -> Starlette:
+    """The app of one worker. Everything is computed in that one thread."""
+    return Starlette(routes=Answers(computes, thread, is_reranker=is_reranker).routes)
 
 
 def _usage(counts: Sequence[int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from modelyard.engines.asgi_worker import LoadRefused, asked, load_apart, serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, load_in, serve
 from modelyard.engines.embeddings_app import Computes, Input, Pair, Refused, app_of
 from modelyard.engines.worker_cell import enter
 from modelyard.models.sentence_folder import folder_problem
@@ -163,8 +164,9 @@ def main(arguments: list[str]) -> None:
     enter(os.environ)
     socket, given = asked(arguments)
     params = Params(**given)
-    computes = load_apart(partial(load, params))
-    serve(app_of(computes, is_reranker=params.is_reranker), socket)
+    thread = ThreadPoolExecutor(1)
+    computes = load_in(thread, partial(load, params))
+    serve(app_of(computes, thread, is_reranker=params.is_reranker), socket)
 
 
 if __name__ == "__main__":

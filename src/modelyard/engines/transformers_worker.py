@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from modelyard.engines import transformers_sampling
 from modelyard.engines.answer_text import CALL, THINK
-from modelyard.engines.asgi_worker import LoadRefused, asked, give_up, load_apart, serve
+from modelyard.engines.asgi_worker import LoadRefused, asked, give_up, load_in, serve
 from modelyard.engines.templates import Renderer
 from modelyard.engines.transformers_app import LOOK_S, Engine, Step, app_of
 from modelyard.engines.transformers_question import Question, Sampling
@@ -246,7 +247,8 @@ def main(arguments: list[str]) -> None:
     enter(os.environ)
     socket, given = asked(arguments)
     params = Params(**given)
-    loaded = load_apart(partial(load, params))
+    with ThreadPoolExecutor(1) as passing:  # the library computes in a thread of its own
+        loaded = load_in(passing, partial(load, params))
     threading.Thread(target=end_with, args=(loaded.manager,), daemon=True).start()
     serve(app_of(engine_of(loaded, params, os.environ)), socket)
 
