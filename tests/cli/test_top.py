@@ -134,19 +134,22 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_request_is_cancelled_from_the_screen(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELYARD_URL", url)
     command = [sys.executable, "-m", "modelyard.cli", "ask", "-m", "slow", "hi"]
-    asking = subprocess.Popen(
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with typed_terminal("top") as terminal:
-        terminal.wait_for("generating")
-        terminal.type("jj")
-        terminal.type("x")
-        terminal.wait_for("Cancel request")
-        terminal.type("y")
-        terminal.wait_for("(none)")
-        terminal.type("q")
-        assert terminal.exit_code() == 0
-    _answer, said = asking.communicate(timeout=60)
+    ) as asking:
+        try:
+            with typed_terminal("top") as terminal:
+                terminal.wait_for("nerating")  # over another phase only the letters that differ are drawn
+                terminal.type("jj")
+                terminal.type("x")
+                terminal.wait_for("Cancel request")
+                terminal.type("y")
+                terminal.wait_for("(none)")
+                terminal.type("q")
+                assert terminal.exit_code() == 0
+            _answer, said = asking.communicate(timeout=60)
+        finally:
+            asking.kill()
 
     assert asking.returncode == 1
     assert "cancelled" in said
