@@ -25,7 +25,7 @@ from modelyard.config.load import process_environment
 from modelyard.errors import N_, YardError
 from modelyard.words import LANGUAGES, _, language_of_header
 
-GARBAGE_OBJECTS_MAX = 50_000  # made before anybody looks for garbage; with Python's 700 that is 6 % of a start
+START_OBJECTS_MAX = 50_000  # made before anybody looks for garbage; with Python's 700 that is 6 % of a start
 
 # Where each command is, and its line in `--help`, which imports none of them.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -191,7 +191,7 @@ def cli(ctx: click.Context, no_input: bool, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
-    gc.set_threshold(GARBAGE_OBJECTS_MAX)  # imports make many objects, and all of them stay
+    gc.set_threshold(START_OBJECTS_MAX)  # imports make many objects, and all of them stay
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
